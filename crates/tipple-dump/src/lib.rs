@@ -1,0 +1,1 @@
+//! Dumps: layout, part records, the pipeline, and the verbs as functions

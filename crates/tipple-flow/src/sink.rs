@@ -1,0 +1,78 @@
+//! A live system that is written back to.
+
+use serde_json::Value;
+use tipple_budget::Gate;
+
+use crate::failure::Stop;
+use crate::outcome::Outcomes;
+use crate::part::PartName;
+use crate::reader::RecordReader;
+use crate::source::Identity;
+
+/// What a sink can make of a load that was killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// Applying a record twice is the same as once: parts that were not finished are applied again.
+    Idempotent,
+    /// The sink tells how far it got.
+    PositionReadable,
+    /// Only from the beginning: nothing of an unfinished load is visible.
+    RestartOnly,
+}
+
+/// A live system that is written to. Shared by all workers of a job.
+///
+/// A job calls [`check`](Sink::check) once; [`open`](Sink::open) once per worker, and that writer's
+/// [`write_part`](PartWriter::write_part) for part after part; [`finish`](Sink::finish) once all parts are applied.
+pub trait Sink: Send + Sync {
+    /// What this sink is.
+    fn identity(&self) -> Identity;
+
+    /// Whether it takes records of this content and version.
+    fn accepts(&self, content: &str, version: u16) -> bool;
+
+    /// Whether it needs the records in the source's order: then there is one worker, and parts come in the order of
+    /// their names.
+    fn ordered(&self) -> bool;
+
+    /// What it can make of a load that was killed.
+    fn resume(&self) -> Resume;
+
+    /// Memory that one writer holds at most, in bytes.
+    fn writer_bytes(&self) -> u64;
+
+    /// Reaches the system.
+    ///
+    /// # Errors
+    /// [`Stop::Failed`] if it cannot be reached or cannot be written.
+    fn check(&self) -> Result<(), Stop>;
+
+    /// Opens a writer for one worker. `gate` tells it when the job is cancelled.
+    ///
+    /// # Errors
+    /// [`Stop::Failed`] if the system cannot be reached.
+    fn open<'a>(&'a self, gate: &'a Gate) -> Result<Box<dyn PartWriter + 'a>, Stop>;
+
+    /// Makes everything visible. What it returns goes into the report.
+    ///
+    /// # Errors
+    /// [`Stop::Failed`] if the load must not be called complete.
+    fn finish(&self, outcomes: &Outcomes) -> Result<Value, Stop> {
+        let _ = outcomes;
+        Ok(Value::Null)
+    }
+}
+
+/// Writes parts for one worker.
+pub trait PartWriter {
+    /// Applies all records, to the last one acknowledged, and counts those that were not applied in `outcomes`.
+    ///
+    /// # Errors
+    /// [`Stop`]; the part is not finished then.
+    fn write_part(
+        &mut self,
+        part: &PartName,
+        records: &mut RecordReader<'_>,
+        outcomes: &mut Outcomes,
+    ) -> Result<(), Stop>;
+}

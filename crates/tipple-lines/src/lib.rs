@@ -1,0 +1,1 @@
+//! Text lines of a file, stdin or stdout as a source and a sink

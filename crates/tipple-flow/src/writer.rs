@@ -101,13 +101,17 @@ pub struct RecordWriter<'a> {
     // Bytes that the gate has let in and that are not written yet.
     room: usize,
     records_passed: u64,
-    // Bytes that the record which was begun still has to get.
+    // Bytes that the record which was begun still has to get; counted down from `OPEN` if nobody knows how many.
     owed: u64,
+    open: bool,
     written: Written,
 }
 
 /// Bytes asked of the gate at once: small enough that a pause and a rate bite soon, large enough to cost nothing.
 const STEP: usize = 64 << 10;
+
+/// What an open record is owed: more than any record gets.
+const OPEN: u64 = u64::MAX;
 
 impl<'a> RecordWriter<'a> {
     /// A writer of one part, which leases its buffers from `pool` and gives them to `drain`.
@@ -125,6 +129,7 @@ impl<'a> RecordWriter<'a> {
             room: 0,
             records_passed: 0,
             owed: 0,
+            open: false,
             written: Written::default(),
         }
     }
@@ -178,18 +183,27 @@ impl<'a> RecordWriter<'a> {
         {
             self.cut_block()?;
         }
-        if self.buffer.is_none() {
-            self.lease()?;
-        } else if self.frame.bytes == self.frame_bytes_max || self.filled == self.buffer_bytes() {
-            self.next_frame()?;
-        }
-        self.frame.first_record.get_or_insert_with(|| {
-            self.frame.position = position;
-            self.frame.bytes as u32
-        });
-        self.frame.records += 1;
-        self.last_position = position;
+        self.mark(position)?;
         self.owed = bytes;
+        Ok(())
+    }
+
+    /// Begins a record whose length is not known yet, for sources that cannot look ahead (a pipe). It gets its bytes
+    /// by [`append`](Self::append), at least one, until [`end`](Self::end).
+    ///
+    /// It begins where the one before ended, and may be cut between frames even where it would fit in one: prefer
+    /// [`begin`](Self::begin) wherever the length is at hand.
+    ///
+    /// # Errors
+    /// [`Stop::Cancelled`] when the job ended.
+    ///
+    /// # Panics
+    /// If the record before was not ended.
+    pub fn begin_open(&mut self, position: Position) -> Result<(), Stop> {
+        assert_eq!(self.owed, 0, "a record was begun inside another");
+        self.mark(position)?;
+        self.owed = OPEN;
+        self.open = true;
         Ok(())
     }
 
@@ -203,7 +217,7 @@ impl<'a> RecordWriter<'a> {
     #[inline]
     pub fn append(&mut self, mut piece: &[u8]) -> Result<(), Stop> {
         while !piece.is_empty() {
-            let space = self.space()?;
+            let space = self.room_for_more()?;
             let n = space.len().min(piece.len());
             space[..n].copy_from_slice(&piece[..n]);
             piece = &piece[n..];
@@ -217,8 +231,19 @@ impl<'a> RecordWriter<'a> {
     ///
     /// # Errors
     /// [`Stop::Cancelled`] when the job ended.
+    ///
+    /// # Panics
+    /// If the record was begun by [`begin_open`](Self::begin_open): room may cost a cut, and a cut says whether the
+    /// record goes on, which only the one who has its next byte knows.
     #[inline]
     pub fn space(&mut self) -> Result<&mut [u8], Stop> {
+        assert!(!self.open, "an open record gets its bytes by append");
+        self.room_for_more()
+    }
+
+    // Only for a record that surely gets at least one more byte: a cut made here marks it as going on.
+    #[inline]
+    fn room_for_more(&mut self) -> Result<&mut [u8], Stop> {
         if self.frame.bytes == self.frame_bytes_max || self.filled == self.buffer_bytes() {
             self.next_frame()?;
         }
@@ -253,9 +278,14 @@ impl<'a> RecordWriter<'a> {
     /// Ends the record.
     ///
     /// # Panics
-    /// If it got less than it was begun with.
+    /// If it got less than it was begun with, or was open and got nothing.
     #[inline]
     pub fn end(&mut self) {
+        if self.open {
+            assert!(self.owed < OPEN, "a record has no bytes");
+            self.owed = 0;
+            self.open = false;
+        }
         assert_eq!(self.owed, 0, "a record got less than it was begun with");
         self.written.records += 1;
     }
@@ -271,6 +301,7 @@ impl<'a> RecordWriter<'a> {
         self.frame = FrameSpan::EMPTY;
         self.last_position = Position::NONE;
         self.owed = 0;
+        self.open = false;
         self.records_passed = 0;
         self.written = Written::default();
         self.drain.restart()
@@ -287,6 +318,23 @@ impl<'a> RecordWriter<'a> {
         assert_eq!(self.owed, 0, "the last record was not ended");
         self.cut_block()?;
         Ok(self.written)
+    }
+
+    // Marks that a record begins at the next byte, in a frame that has room for it.
+    #[inline]
+    fn mark(&mut self, position: Position) -> Result<(), Stop> {
+        if self.buffer.is_none() {
+            self.lease()?;
+        } else if self.frame.bytes == self.frame_bytes_max || self.filled == self.buffer_bytes() {
+            self.next_frame()?;
+        }
+        self.frame.first_record.get_or_insert_with(|| {
+            self.frame.position = position;
+            self.frame.bytes as u32
+        });
+        self.frame.records += 1;
+        self.last_position = position;
+        Ok(())
     }
 
     fn buffer_bytes(&self) -> usize {

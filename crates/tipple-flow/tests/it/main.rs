@@ -43,7 +43,36 @@ fn record(n: usize, len: usize) -> Vec<u8> {
     (0..len).map(|i| (n * 31 + i * 7) as u8).collect()
 }
 
+/// Whether the writer is told how long a record will be.
+#[derive(Clone, Copy, Debug)]
+enum Lengths {
+    Told,
+    // Of every second record.
+    HalfTold,
+    Untold,
+}
+
+impl Lengths {
+    fn told(self, n: usize) -> bool {
+        match self {
+            Self::Told => true,
+            Self::HalfTold => n.is_multiple_of(2),
+            Self::Untold => false,
+        }
+    }
+}
+
 fn write(lens: &[usize], buffer_bytes: usize, piece: usize, restart_at: Option<usize>) -> Keep {
+    write_with(lens, buffer_bytes, piece, restart_at, Lengths::Told)
+}
+
+fn write_with(
+    lens: &[usize],
+    buffer_bytes: usize,
+    piece: usize,
+    restart_at: Option<usize>,
+    lengths: Lengths,
+) -> Keep {
     let gate = Gate::new(Rates::default());
     let memory = Budget::new("memory", 2 * buffer_bytes as u64);
     let pool = BufferPool::new(2, buffer_bytes, &memory).unwrap();
@@ -53,14 +82,28 @@ fn write(lens: &[usize], buffer_bytes: usize, piece: usize, restart_at: Option<u
         for len in &lens[..n] {
             writer.record(&[&vec![0xEE; *len]], Position::NONE).unwrap();
         }
-        writer.begin(1000, Position::NONE).unwrap();
+        if lengths.told(1) {
+            writer.begin(1000, Position::NONE).unwrap();
+        } else {
+            writer.begin_open(Position::NONE).unwrap();
+        }
         writer.append(&[0xEE; 999]).unwrap();
         writer.restart().unwrap();
     }
     for (n, len) in lens.iter().enumerate() {
         let bytes = record(n, *len);
         let pieces: Vec<&[u8]> = bytes.chunks(piece).collect();
-        writer.record(&pieces, Position::from(n as u64)).unwrap();
+        let position = Position::from(n as u64);
+        if lengths.told(n) {
+            writer.record(&pieces, position).unwrap();
+            continue;
+        }
+        writer.begin_open(position).unwrap();
+        for piece in pieces {
+            writer.append(piece).unwrap();
+            writer.append(&[]).unwrap();
+        }
+        writer.end();
     }
     let written = writer.finish().unwrap();
     assert_eq!(written.records, lens.len() as u64);
@@ -122,9 +165,10 @@ proptest! {
         buffer_bytes in prop_oneof![Just(64_usize << 10), 64_usize << 10..200 << 10],
         piece in prop_oneof![1_usize..40, 1000_usize..200_000],
         restart in any::<bool>(),
+        lengths in prop_oneof![Just(Lengths::Told), Just(Lengths::HalfTold), Just(Lengths::Untold)],
     ) {
         let restart_at = restart.then_some(lens.len() / 2);
-        check(&lens, buffer_bytes, write(&lens, buffer_bytes, piece, restart_at));
+        check(&lens, buffer_bytes, write_with(&lens, buffer_bytes, piece, restart_at, lengths));
     }
 }
 
@@ -138,13 +182,52 @@ fn a_record_of_many_buffers_and_records_at_every_limit() {
         vec![1; 4097],
     ] {
         for buffer_bytes in [frame, 2 * frame, 2 * frame + 1, 3 * frame - 1] {
-            check(
-                &lens,
-                buffer_bytes,
-                write(&lens, buffer_bytes, 65_537, None),
-            );
+            for lengths in [Lengths::Told, Lengths::HalfTold, Lengths::Untold] {
+                check(
+                    &lens,
+                    buffer_bytes,
+                    write_with(&lens, buffer_bytes, 65_537, None, lengths),
+                );
+            }
         }
     }
+}
+
+/// Drives a writer through a mistake, which must panic.
+fn misuse(mistake: impl FnOnce(&mut RecordWriter<'_>)) {
+    let gate = Gate::new(Rates::default());
+    let pool = BufferPool::new(1, 64 << 10, &Budget::new("memory", 64 << 10)).unwrap();
+    let mut kept = Keep::default();
+    mistake(&mut RecordWriter::new(&gate, &pool, &mut kept));
+}
+
+#[test]
+#[should_panic(expected = "a record has no bytes")]
+fn an_open_record_needs_a_byte() {
+    misuse(|writer| {
+        writer.begin_open(Position::NONE).unwrap();
+        writer.append(&[]).unwrap();
+        writer.end();
+    });
+}
+
+#[test]
+#[should_panic(expected = "a record was begun inside another")]
+fn an_open_record_must_be_ended() {
+    misuse(|writer| {
+        writer.begin_open(Position::NONE).unwrap();
+        writer.append(&[1]).unwrap();
+        writer.begin_open(Position::NONE).unwrap();
+    });
+}
+
+#[test]
+#[should_panic(expected = "an open record gets its bytes by append")]
+fn an_open_record_has_no_space_ahead() {
+    misuse(|writer| {
+        writer.begin_open(Position::NONE).unwrap();
+        writer.space().unwrap();
+    });
 }
 
 #[test]
@@ -154,4 +237,16 @@ fn a_small_record_is_never_cut() {
     // Nor is room wasted: only the last frame of a buffer, and of the part, is shorter.
     let full = |(bytes, _): &&(Vec<u8>, FrameSpan)| bytes.len() > FRAME_BYTES_MAX - 1000;
     assert!(kept.frames.iter().filter(full).count() * 3 >= kept.frames.len() * 2);
+}
+
+#[test]
+#[should_panic(expected = "a record got less than it was begun with")]
+fn a_restart_forgets_that_a_record_was_open() {
+    misuse(|writer| {
+        writer.begin_open(Position::NONE).unwrap();
+        writer.restart().unwrap();
+        writer.begin(2, Position::NONE).unwrap();
+        writer.append(&[1]).unwrap();
+        writer.end();
+    });
 }

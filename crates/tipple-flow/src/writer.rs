@@ -17,6 +17,8 @@ pub struct FrameSpan {
     pub first_record: Option<u32>,
     /// The position of the first of them.
     pub position: Position,
+    /// The position of the last of them.
+    pub last_position: Position,
     /// Whether a record that is not at its end goes on in the next frame.
     pub open: bool,
 }
@@ -27,6 +29,7 @@ impl FrameSpan {
         records: 0,
         first_record: None,
         position: Position::NONE,
+        last_position: Position::NONE,
         open: false,
     };
 }
@@ -36,7 +39,6 @@ impl FrameSpan {
 pub struct Block {
     buffer: Buffer,
     spans: Vec<FrameSpan>,
-    last_position: Position,
 }
 
 impl Block {
@@ -53,11 +55,6 @@ impl Block {
     /// Frame `n` and its raw bytes, if there are so many.
     pub fn frame(&self, n: usize) -> Option<(&[u8], &FrameSpan)> {
         self.frames().nth(n)
-    }
-
-    /// The position of the last record that begins in the block.
-    pub fn last_position(&self) -> Position {
-        self.last_position
     }
 }
 
@@ -97,7 +94,6 @@ pub struct RecordWriter<'a> {
     spans: Vec<FrameSpan>,
     frame: FrameSpan,
     frame_bytes_max: usize,
-    last_position: Position,
     // Bytes that the gate has let in and that are not written yet.
     room: usize,
     records_passed: u64,
@@ -125,7 +121,6 @@ impl<'a> RecordWriter<'a> {
             spans: Vec::new(),
             frame: FrameSpan::EMPTY,
             frame_bytes_max: FRAME_BYTES_MAX,
-            last_position: Position::NONE,
             room: 0,
             records_passed: 0,
             owed: 0,
@@ -299,7 +294,6 @@ impl<'a> RecordWriter<'a> {
         self.filled = 0;
         self.spans.clear();
         self.frame = FrameSpan::EMPTY;
-        self.last_position = Position::NONE;
         self.owed = 0;
         self.open = false;
         self.records_passed = 0;
@@ -333,7 +327,7 @@ impl<'a> RecordWriter<'a> {
             self.frame.bytes as u32
         });
         self.frame.records += 1;
-        self.last_position = position;
+        self.frame.last_position = position;
         Ok(())
     }
 
@@ -390,7 +384,6 @@ impl<'a> RecordWriter<'a> {
         self.drain.block(Block {
             buffer,
             spans,
-            last_position: self.last_position,
         })
     }
 }

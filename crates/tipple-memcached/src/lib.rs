@@ -1,12 +1,29 @@
-//! memcached as a source and a sink
+//! memcached as a source and a sink: every item with its key, value, flags, expiry and heat, out of live servers and
+//! back.
+//!
+//! The source lists keys through the hash table walk of `lru_crawler metadump`, which misses nothing while clients read
+//! and write, and fetches them with `mg`, which leaves hotness and eviction order as they are. It never sends a byte of
+//! a key that could be read as a command, never searches inside values, and never holds a value in memory.
+//!
+//! This crate must never slow the listing of a server down (a listing that nobody reads blocks the server), never write
+//! to a source, and never show a password.
 
+mod connection;
 mod filter;
 mod items;
 mod ketama;
+mod options;
+mod retry;
+mod tls;
+mod url;
 
+pub use connection::{Connection, ConnectionError, OUTBOX_BYTES_MAX, Version};
 pub use filter::{EXPIRED, Filter, FilterOptions};
 pub use items::{
     HEADER_BYTES, ITEMS_NAME, ITEMS_VERSION, Item, ItemReader, ItemsContent, KEY_BYTES_MAX, NEVER,
     ReadItem, VALUE_BYTES_MAX, encode_header,
 };
 pub use ketama::{BUCKET_DEFAULT, Ring};
+pub use options::{BUFFER_BYTES_MAX, BUFFER_BYTES_MIN, Credentials, MemcachedOptions, TlsOptions};
+pub use retry::{Retry, RetryOptions};
+pub use url::{MemcachedUrl, PORT_DEFAULT, Server, UrlError};

@@ -1,0 +1,5 @@
+//! Tests against a real memcached, and against peers that say what the real one cannot be made to say.
+
+mod protocol;
+mod server;
+mod source;

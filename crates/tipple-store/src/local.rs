@@ -35,6 +35,8 @@
 mod disk;
 mod publish;
 mod sys;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 use std::fs::{self, File, FileType, Metadata, OpenOptions};
@@ -79,7 +81,10 @@ impl LocalStore {
         if access == Access::Write {
             create_root(path, &url)?;
         }
-        let root = fs::canonicalize(path).map_err(failed)?;
+        let root = fs::canonicalize(path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => failed(source).with_next_step("check the path"),
+            _ => failed(source),
+        })?;
         if !fs::metadata(&root).map_err(failed)?.is_dir() {
             return Err(not_a_folder(&url, &root));
         }
@@ -214,25 +219,36 @@ impl LocalStore {
         Ok(contents)
     }
 
+    fn locked(&self, holder: Option<u32>) -> StoreError {
+        let locked = |reason| self.error(StoreErrorKind::Locked, Operation::Lock, reason);
+        match holder {
+            Some(pid) if pid == process::id() => locked("this process holds the lock".to_owned())
+                .with_next_step("finish the other job in this store first"),
+            Some(pid) => locked(format!("process {pid} holds the lock")),
+            None => locked("another process holds the lock".to_owned()),
+        }
+    }
+
     /// Publishes one name twice, as two writers would.
     fn probe(&self) -> Result<(PutIfAbsent, &'static str), StoreError> {
-        let probing = |source| self.io_error(Operation::Probe, source);
-        let stage = self.stage(&mut io::empty())?;
+        let failed = |source| self.link_error(Operation::Probe, source);
+        let stage = self.stage(|_| Ok(()))?;
         let target = stage.with_extension("probe");
         let first = self.disk.link(&stage, &target);
         let second = match first {
-            Ok(Linked::Moved) => self.stage(&mut io::empty()).and_then(|stage| {
-                let second = self.disk.link(&stage, &target).map_err(probing);
+            // The second writer needs a file of its own.
+            Ok(Linked::Moved) => self.stage(|_| Ok(())).and_then(|stage| {
+                let second = self.disk.link(&stage, &target).map_err(failed);
                 let _ = fs::remove_file(&stage);
                 second
             }),
-            _ => self.disk.link(&stage, &target).map_err(probing),
+            _ => self.disk.link(&stage, &target).map_err(failed),
         };
         let synced = (self.disk.sync_folder)(&self.staging);
         let _ = fs::remove_file(&stage);
         let _ = fs::remove_file(&target);
-        synced.map_err(probing)?;
-        let how = match first.map_err(probing)? {
+        synced.map_err(failed)?;
+        let how = match first.map_err(failed)? {
             Linked::Both => "hard links",
             Linked::Moved => "renaming without overwriting",
             Linked::Exists => {
@@ -450,11 +466,7 @@ impl Store for LocalStore {
                     .and_then(|()| writeln!(file, "{}", process::id()));
                 Ok(StoreLock::new(file))
             }
-            Err(fs::TryLockError::WouldBlock) => Err(self.error(
-                StoreErrorKind::Locked,
-                Operation::Lock,
-                locked_by(&mut file),
-            )),
+            Err(fs::TryLockError::WouldBlock) => Err(self.locked(holder(&mut file))),
             Err(fs::TryLockError::Error(source)) => Err(failed(source)),
         }
     }
@@ -517,15 +529,8 @@ impl Store for LocalStore {
 
 /// Who holds the lock, by what its file says. The number may be that of the holder before, if
 /// this holder has taken the lock only just now.
-fn locked_by(file: &mut File) -> String {
+fn holder(file: &mut File) -> Option<u32> {
     let mut text = String::new();
-    let pid = match file.take(32).read_to_string(&mut text) {
-        Ok(_) => text.trim().parse::<u32>().ok(),
-        Err(_) => None,
-    };
-    match pid {
-        Some(pid) if pid == process::id() => "this process holds the lock already".to_owned(),
-        Some(pid) => format!("process {pid} holds the lock"),
-        None => "another process holds the lock".to_owned(),
-    }
+    file.take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
 }

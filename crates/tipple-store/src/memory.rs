@@ -60,7 +60,8 @@ impl MemoryStore {
                     Operation::Open,
                     &url,
                     "nothing was written to it in this process",
-                ));
+                )
+                .with_next_step("check the name"));
             }
         };
         Ok(Self {
@@ -278,11 +279,13 @@ impl Store for MemoryStore {
 
         self.check_writable(Operation::Lock)?;
         if self.contents.locked.swap(true, Ordering::Acquire) {
-            return Err(self.error(
-                StoreErrorKind::Locked,
-                Operation::Lock,
-                "this process holds the lock already",
-            ));
+            return Err(self
+                .error(
+                    StoreErrorKind::Locked,
+                    Operation::Lock,
+                    "this process holds the lock",
+                )
+                .with_next_step("finish the other job in this store first"));
         }
         Ok(StoreLock::new(Held(Arc::clone(&self.contents))))
     }

@@ -1,7 +1,7 @@
 //! The publish sequence: see the module above for its table.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process;
@@ -50,12 +50,15 @@ impl LocalStore {
         }
     }
 
-    /// Stages what `source` gives, synced and closed. After `Err` no staged file is left.
-    pub(super) fn stage(&self, source: &mut dyn Read) -> Result<PathBuf, StoreError> {
-        let (path, mut file) = self.create_stage()?;
+    /// Stages what `fill` writes, synced and closed. After `Err` no staged file is left.
+    pub(super) fn stage(
+        &self,
+        fill: impl FnOnce(&mut File) -> io::Result<()>,
+    ) -> Result<PathBuf, StoreError> {
         const GONE: &str = "the staged file was removed";
-        let written = match io::copy(source, &mut file) {
-            Ok(_) => self.sync(&file, GONE).and_then(|()| self.close(file, GONE)),
+        let (path, mut file) = self.create_stage()?;
+        let written = match fill(&mut file) {
+            Ok(()) => self.sync(&file, GONE).and_then(|()| self.close(file, GONE)),
             Err(error) => Err(self.io_error(Operation::Write, error)),
         };
         match written {
@@ -102,17 +105,23 @@ impl LocalStore {
             Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
                 Err(PublishError::OtherFileSystem(error))
             }
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => Err(PublishError::Failed(
-                self.error(
-                    StoreErrorKind::Unsupported,
-                    Operation::Write,
+            Err(error) => Err(PublishError::Failed(
+                self.link_error(Operation::Write, error),
+            )),
+        }
+    }
+
+    pub(super) fn link_error(&self, operation: Operation, source: io::Error) -> StoreError {
+        let unsupported = source.kind() == io::ErrorKind::Unsupported;
+        let error = self.io_error(operation, source);
+        match unsupported {
+            true => error
+                .with_reason(
                     "its file system can neither make hard links nor rename without overwriting, \
                      so it cannot keep two writers apart",
                 )
-                .with_next_step("choose a folder on another file system")
-                .with_source(error),
-            )),
-            Err(error) => Err(PublishError::Failed(self.io_error(Operation::Write, error))),
+                .with_next_step("choose a folder on another file system"),
+            false => error,
         }
     }
 
@@ -200,7 +209,7 @@ impl LocalStore {
         if found.is_some() {
             return self.already_there(&target, given);
         }
-        let stage = self.stage(&mut &*bytes)?;
+        let stage = self.stage(|stage| stage.write_all(bytes))?;
         self.publish_stage(&stage, &target, given)
     }
 
@@ -268,7 +277,7 @@ impl LocalStore {
             Ok(published) => Ok(published),
             Err(PublishError::Failed(error)) => Err(error),
             Err(PublishError::OtherFileSystem(_)) => {
-                let stage = self.stage(&mut file)?;
+                let stage = self.stage(|stage| io::copy(&mut file, stage).map(drop))?;
                 file.rewind()
                     .map_err(|source| self.local_file(path, "cannot be read", source))?;
                 let read = &mut file;

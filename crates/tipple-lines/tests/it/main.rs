@@ -1,0 +1,5 @@
+//! Lines out of files and pipes, through frames, and back.
+
+mod harness;
+mod sink;
+mod source;

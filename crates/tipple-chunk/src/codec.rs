@@ -252,11 +252,11 @@ impl Zstd {
                 .set_parameter(parameter)
                 .map_err(refused("set up an encoder"))?;
         }
-        let scratch = vec![0; frame::STORED_BYTES_MAX].into_boxed_slice();
+        let mut scratch = vec![0; frame::STORED_BYTES_MAX].into_boxed_slice();
         // zstd allocates its tables at the first frame: let that be a frame of ours, now, so that
         // memory that is not there is missed here and not in the middle of a dump.
         context
-            .compress2(&mut [0; 1 << 10][..], &scratch[..FRAME_BYTES_MAX])
+            .compress2(&mut scratch[..], &vec![0; FRAME_BYTES_MAX])
             .map_err(refused("allocate its tables"))?;
         Ok(Zstd { context, scratch })
     }
@@ -302,6 +302,13 @@ impl Decoder {
             stored: vec![0; frame::STORED_BYTES_MAX].into_boxed_slice(),
             raw: vec![0; FRAME_BYTES_MAX].into_boxed_slice(),
         })
+    }
+
+    /// The frame that was read last begins here, for those who cannot keep the borrow that
+    /// [`ChunkReader::read_frame`](crate::ChunkReader::read_frame) returned; how long it is, they
+    /// know from there. After an error there is nothing meaningful here.
+    pub fn decoded(&self) -> &[u8] {
+        &self.raw
     }
 
     /// Decodes the first `stored_len` bytes of `stored` into the first `raw_len` bytes of `raw`,

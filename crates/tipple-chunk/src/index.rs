@@ -45,14 +45,14 @@ use crate::writer::FrameMark;
 use crate::{ChunkError, FrameDigest, Place};
 use crate::{Content, ContentName, Damage, FORMAT_MAJOR, FORMAT_MINOR, FRAME_BYTES_MAX, frame};
 
-/// The longest index frame that a reader accepts, in bytes: 254,196 frames without positions.
+/// The longest index frame that a reader accepts, in bytes: 254,197 frames without positions.
 /// Opening a chunk allocates at most this, a seek table of at most 3 MiB, and at most 40 MiB for
 /// their decoded form; for a chunk of 64 full frames it is about 20 KiB in all. It is more than
 /// [`INDEX_BYTES_WRITTEN_MAX`] so that writers can become more generous within a major version.
 pub const INDEX_BYTES_MAX: u64 = 8 << 20;
 
 /// The longest index frame that is written, in bytes: it is allocated with every encoder. Enough
-/// for 31,769 frames without positions (3,640 with the longest ones), where a chunk of 64 MiB has
+/// for 31,764 frames without positions (3,639 with the longest ones), where a chunk of 64 MiB has
 /// 64 full frames.
 pub const INDEX_BYTES_WRITTEN_MAX: u64 = 1 << 20;
 const _: () = assert!(INDEX_BYTES_WRITTEN_MAX <= INDEX_BYTES_MAX);

@@ -1,0 +1,13 @@
+//! The integration tests of `tipple-chunk`: one binary.
+
+mod damage;
+mod fixtures;
+mod hostile;
+mod independent;
+mod io;
+mod memory;
+mod messages;
+mod mutation;
+mod round_trip;
+mod stock_tools;
+mod support;

@@ -8,6 +8,7 @@
 //! This crate must never slow the listing of a server down (a listing that nobody reads blocks the server), never write
 //! to a source, and never show a password.
 
+mod cachemover;
 mod connection;
 mod filter;
 mod items;
@@ -17,6 +18,7 @@ mod retry;
 mod tls;
 mod url;
 
+pub use cachemover::{CachemoverOptions, CachemoverSink, CachemoverSource, is_cachemover};
 pub use connection::{Connection, ConnectionError, OUTBOX_BYTES_MAX, Version};
 pub use filter::{EXPIRED, Filter, FilterOptions};
 pub use items::{

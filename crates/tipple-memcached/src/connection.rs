@@ -203,6 +203,61 @@ impl Connection {
         options: &MemcachedOptions,
         gate: Option<&Gate>,
     ) -> Result<Self, ConnectionError> {
+        let mut connection = Self::connect_silent(server, options, gate)?;
+        connection.greet(options, gate)?;
+        Ok(connection)
+    }
+
+    /// Connects for the binary protocol, which carries keys that the text protocol cannot; the first request settles
+    /// a connection's protocol for good. One attempt.
+    ///
+    /// # Errors
+    /// [`ConnectionError`]; [`ConnectionError::Closed`] or [`ConnectionError::Unexpected`] if the server does not speak
+    /// that protocol.
+    pub fn connect_binary(
+        server: &Server,
+        options: &MemcachedOptions,
+        gate: Option<&Gate>,
+    ) -> Result<Self, ConnectionError> {
+        const VERSION: [u8; 24] = {
+            let mut request = [0; 24];
+            (request[0], request[1]) = (0x80, 0x0B);
+            request
+        };
+        let mut connection = Self::connect_silent(server, options, gate)?;
+        connection.send(&VERSION, gate)?;
+        if connection.buffered().is_empty() {
+            connection.fill(gate)?;
+        }
+        if connection
+            .buffered()
+            .starts_with(b"ERROR Too many open connections")
+        {
+            return Err(ConnectionError::Full {
+                server: server.clone(),
+            });
+        }
+        if connection.buffered().first() != Some(&0x81) {
+            return Err(connection.unexpected("its version in the binary protocol"));
+        }
+        let mut head = [0; 24];
+        connection.read_exact(&mut head, gate)?;
+        let text_bytes = u32::from_be_bytes(head[8..12].try_into().expect("4 bytes")) as usize;
+        if text_bytes > GREETING_BYTES_MAX {
+            return Err(connection.unexpected("its version in the binary protocol"));
+        }
+        let mut text = vec![0; text_bytes];
+        connection.read_exact(&mut text, gate)?;
+        connection.version = Version::parse(&shown(&text));
+        connection.link.greeted = true;
+        Ok(connection)
+    }
+
+    fn connect_silent(
+        server: &Server,
+        options: &MemcachedOptions,
+        gate: Option<&Gate>,
+    ) -> Result<Self, ConnectionError> {
         let failed = |source| ConnectionError::Connect {
             server: server.clone(),
             source,
@@ -222,15 +277,13 @@ impl Connection {
             link.tls = Some(Box::new(tls::client(server, tls)?));
             link.handshake(gate)?;
         }
-        let mut connection = Self {
+        Ok(Self {
             link,
             buffer: vec![0; options.buffer_bytes].into_boxed_slice(),
             start: 0,
             end: 0,
             version: Version::default(),
-        };
-        connection.greet(options, gate)?;
-        Ok(connection)
+        })
     }
 
     /// The server at the other end.

@@ -184,7 +184,7 @@ mod tests {
         Filter::new(options).unwrap()
     }
 
-    fn cause(filter: &Filter, key: &[u8], exptime: i64) -> Option<&str> {
+    fn cause(filter: &Filter, key: &[u8], exptime: i64) -> Option<&'static str> {
         filter
             .keep(key, exptime, 1000)
             .err()

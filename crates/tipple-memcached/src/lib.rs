@@ -13,8 +13,11 @@ mod connection;
 mod filter;
 mod items;
 mod ketama;
+mod lane;
+mod life;
 mod options;
 mod retry;
+mod sink;
 mod tls;
 mod url;
 
@@ -28,4 +31,5 @@ pub use items::{
 pub use ketama::{BUCKET_DEFAULT, Ring};
 pub use options::{BUFFER_BYTES_MAX, BUFFER_BYTES_MIN, Credentials, MemcachedOptions, TlsOptions};
 pub use retry::{Retry, RetryOptions};
+pub use sink::{MemcachedSink, SinkOptions, StoreMode, WINDOW_BYTES_MAX, WINDOW_BYTES_MIN};
 pub use url::{MemcachedUrl, PORT_DEFAULT, Server, UrlError};

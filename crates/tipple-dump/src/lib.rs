@@ -1,1 +1,52 @@
-//! Dumps: layout, part records, the pipeline, and the verbs as functions
+//! Dumps: their layout, the pipeline, and the verbs as functions.
+//!
+//! A dump is one folder or prefix in a store: HEAD, plan, chunks, part records, DONE ([`layout`] has the table).
+//! [`dump`](dump()) brings a source into one, [`load`](load()) brings it back into a sink, [`copy`](copy()) goes
+//! straight across; [`verify`](verify()), [`list`](list()), [`cat`](cat()) and [`prune`](prune()) work on what is there.
+//!
+//! This crate knows stores, chunks and the seam; it never knows a particular source. Whoever calls it hands it
+//! trait objects, and a [`Job`] through which the run can be watched, paused and cancelled.
+//!
+//! ```
+//! use tipple_dump::{Job, LoadOptions, VerifyOptions, prune, PruneOptions};
+//! use tipple_store::{Access, StoreUrl, open_store};
+//!
+//! let store = open_store(&"memory:doc".parse::<StoreUrl>()?, Access::Write)?;
+//! // Nothing was dumped here yet, so there is nothing that an attempt could have left.
+//! let left = prune(store.as_ref(), &PruneOptions::default())?;
+//! assert!(left.items.is_empty());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod cat;
+mod committer;
+mod copy;
+mod dump;
+mod error;
+mod estimate;
+mod failpoint;
+mod job;
+mod lane;
+pub mod layout;
+mod ledger;
+mod list;
+mod load;
+mod load_state;
+mod open_dump;
+mod part_frames;
+mod planning;
+mod prune;
+mod sums;
+mod verify;
+
+pub use cat::{CatOptions, cat};
+pub use copy::{CopyOptions, copy};
+pub use dump::{DumpOptions, dump};
+pub use error::{DumpError, ErrorKind};
+pub use estimate::{DryRun, dry_run};
+pub use job::{Event, Job, Phase, Progress, Report};
+pub use list::{Listing, PartLine, list};
+pub use load::{LoadOptions, PartRange, load};
+pub use open_dump::OpenDump;
+pub use prune::{PruneItem, PruneOptions, Pruned, prune};
+pub use verify::{Depth, Problem, VerifyOptions, VerifyReport, verify};

@@ -9,6 +9,8 @@ use crate::position::Position;
 /// What a frame is, beside its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameSpan {
+    /// Where in its buffer it begins.
+    pub start: usize,
     /// Raw bytes, 1 to [`FRAME_BYTES_MAX`].
     pub bytes: usize,
     /// Records that begin in it.
@@ -25,6 +27,7 @@ pub struct FrameSpan {
 
 impl FrameSpan {
     const EMPTY: Self = Self {
+        start: 0,
         bytes: 0,
         records: 0,
         first_record: None,
@@ -44,17 +47,14 @@ pub struct Block {
 impl Block {
     /// The frames in order.
     pub fn frames(&self) -> impl Iterator<Item = (&[u8], &FrameSpan)> {
-        let mut offset = 0;
-        self.spans.iter().map(move |span| {
-            let bytes = &self.buffer[offset..offset + span.bytes];
-            offset += span.bytes;
-            (bytes, span)
-        })
+        (0..self.spans.len()).filter_map(|n| self.frame(n))
     }
 
     /// Frame `n` and its raw bytes, if there are so many.
+    #[inline]
     pub fn frame(&self, n: usize) -> Option<(&[u8], &FrameSpan)> {
-        self.frames().nth(n)
+        let span = self.spans.get(n)?;
+        Some((&self.buffer[span.start..span.start + span.bytes], span))
     }
 }
 
@@ -365,6 +365,7 @@ impl<'a> RecordWriter<'a> {
     fn cut_frame(&mut self) {
         if self.frame.bytes > 0 {
             self.frame.open = self.owed > 0;
+            self.frame.start = self.filled - self.frame.bytes;
             self.spans.push(self.frame);
         }
         self.frame = FrameSpan::EMPTY;
@@ -381,9 +382,6 @@ impl<'a> RecordWriter<'a> {
         if spans.is_empty() {
             return Ok(());
         }
-        self.drain.block(Block {
-            buffer,
-            spans,
-        })
+        self.drain.block(Block { buffer, spans })
     }
 }

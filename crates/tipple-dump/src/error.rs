@@ -1,0 +1,166 @@
+//! Why a verb ended without its result.
+
+use std::io;
+use std::path::Path;
+
+use tipple_budget::{BudgetError, Cancelled};
+use tipple_chunk::ChunkError;
+use tipple_flow::{Failure, Party, Stop};
+use tipple_store::{StoreError, StoreErrorKind};
+
+/// What kind of failure it is. Each maps to one exit code of the command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// The request makes no sense here: another source's dump, a finished dump, other options (exit code 2).
+    Usage,
+    /// What is in the store is not what was written there, or not whole (exit code 4).
+    Damaged,
+    /// The live system failed, or is not the one it was (exit code 10).
+    Live,
+    /// The store failed (exit code 11).
+    Store,
+    /// A budget or the local disk (exit code 12).
+    Budget,
+    /// Written by a newer format version (exit code 13).
+    Version,
+    /// Cancelled by the user; the same command goes on where it was (exit code 130).
+    Interrupted,
+}
+
+/// Why a verb ended without its result. Its text reads after "error: ".
+#[derive(Debug, thiserror::Error)]
+pub enum DumpError {
+    /// The request makes no sense here.
+    #[error("{0}")]
+    Usage(String),
+    /// An object of the dump is missing, damaged, or contradicts another.
+    #[error("{object} of {store}: {reason}")]
+    Damaged {
+        /// The store.
+        store: String,
+        /// The object.
+        object: String,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// A chunk cannot be written or read.
+    #[error("{object}: {source}")]
+    Chunk {
+        /// The chunk's name or path.
+        object: String,
+        /// Why.
+        source: ChunkError,
+    },
+    /// A source, a sink, or the content of records.
+    #[error(transparent)]
+    Failure(#[from] Failure),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A budget that cannot serve the job.
+    #[error("{0}; see --threads, --buffer and --memory")]
+    Budget(#[from] BudgetError),
+    /// The local disk.
+    #[error(
+        "cannot {operation} {path}: {source}; free space or choose another folder, then run the same command again"
+    )]
+    Disk {
+        /// What was tried.
+        operation: &'static str,
+        /// The file.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The dump, or a part of it, has a newer format.
+    #[error(
+        "{object} of {store} has format version {major}.{minor}, and this program {verb} {}.{}: use a newer tipple",
+        crate::layout::FORMAT_MAJOR,
+        crate::layout::FORMAT_MINOR
+    )]
+    Version {
+        /// The store.
+        store: String,
+        /// The object.
+        object: String,
+        /// Its major version.
+        major: u32,
+        /// Its minor version.
+        minor: u32,
+        /// `reads` or `writes`.
+        verb: &'static str,
+    },
+    /// Cancelled.
+    #[error("interrupted; run the same command again to go on")]
+    Interrupted,
+}
+
+impl DumpError {
+    /// What kind of failure it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Usage(_) => ErrorKind::Usage,
+            Self::Damaged { .. } => ErrorKind::Damaged,
+            Self::Chunk { source, .. } => match source.kind() {
+                tipple_chunk::ErrorKind::FormatVersion => ErrorKind::Version,
+                tipple_chunk::ErrorKind::Io => match source {
+                    ChunkError::Io { source, .. } if is_full(source) => ErrorKind::Budget,
+                    _ => ErrorKind::Store,
+                },
+                tipple_chunk::ErrorKind::Usage => ErrorKind::Usage,
+                _ => ErrorKind::Damaged,
+            },
+            Self::Failure(failure) => match failure.party() {
+                Party::Usage => ErrorKind::Usage,
+                Party::Source | Party::Sink => ErrorKind::Live,
+                Party::Budget => ErrorKind::Budget,
+                Party::Content => ErrorKind::Damaged,
+                Party::Version => ErrorKind::Version,
+            },
+            Self::Store(error) => match error.kind() {
+                StoreErrorKind::Full => ErrorKind::Budget,
+                StoreErrorKind::Invalid | StoreErrorKind::Unsupported => ErrorKind::Usage,
+                _ => ErrorKind::Store,
+            },
+            Self::Budget(_) | Self::Disk { .. } => ErrorKind::Budget,
+            Self::Version { .. } => ErrorKind::Version,
+            Self::Interrupted => ErrorKind::Interrupted,
+        }
+    }
+
+    pub(crate) fn disk(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.display().to_string();
+        move |source| Self::Disk {
+            operation,
+            path,
+            source,
+        }
+    }
+
+    pub(crate) fn chunk(object: impl ToString) -> impl FnOnce(ChunkError) -> Self {
+        let object = object.to_string();
+        move |source| Self::Chunk { object, source }
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+impl From<Cancelled> for DumpError {
+    fn from(_: Cancelled) -> Self {
+        Self::Interrupted
+    }
+}
+
+impl From<Stop> for DumpError {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Cancelled(_) => Self::Interrupted,
+            Stop::Failed(failure) => Self::Failure(failure),
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! A lane: one worker with two buffers. One thread lets the source fill them, another encodes what is filled.
+
+use std::cell::RefCell;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender};
+
+use tipple_budget::{BufferPool, Cancelled, Gate};
+use tipple_chunk::{ChunkWriter, Content, Encoder, FrameMark};
+use tipple_flow::{Block, Drain, FrameSpan, Outcomes, Position, RecordWriter, Stop, Written};
+use tipple_store::Store;
+
+use crate::committer::{OpenPart, Work, WorkSender};
+use crate::error::DumpError;
+use crate::failpoint::failpoint;
+use crate::job::{Job, bump};
+use crate::layout::SealedPart;
+use crate::ledger::Ledger;
+
+/// What goes from the filling thread to the encoding one. Bounded by the two buffers and the channel's capacity.
+pub(crate) enum Message {
+    Begin(Arc<OpenPart>),
+    Block(Block),
+    Restart,
+    End(Written, Outcomes),
+}
+
+/// The filling side of a lane: the drain of its record writer.
+struct ToEncoder<'a> {
+    encoder: &'a SyncSender<Message>,
+}
+
+impl ToEncoder<'_> {
+    fn send(&self, message: Message) -> Result<(), Stop> {
+        // The other end is gone only after a failure, which it has reported.
+        self.encoder.send(message).map_err(|_| Cancelled.into())
+    }
+}
+
+impl Drain for ToEncoder<'_> {
+    fn block(&mut self, block: Block) -> Result<(), Stop> {
+        failpoint!("fetching");
+        self.send(Message::Block(block))
+    }
+    fn restart(&mut self) -> Result<(), Stop> {
+        self.send(Message::Restart)
+    }
+}
+
+/// Lets the source write part after part, until there are none left.
+pub(crate) fn fill(
+    gate: &Gate,
+    source: &dyn tipple_flow::Source,
+    store: &dyn Store,
+    plan: &str,
+    ledger: &Ledger<SealedPart>,
+    pool: &BufferPool,
+    encoder: &SyncSender<Message>,
+) -> Result<(), DumpError> {
+    let mut reader = None;
+    while let Some(planned) = ledger.take(gate)? {
+        // Opened with the first part, so that a worker without work does not burden the source.
+        let reader = match &mut reader {
+            Some(reader) => reader,
+            None => reader.insert(source.open()?),
+        };
+        let part = StoredPart::new(store, &planned, plan);
+        let mut drain = ToEncoder { encoder };
+        drain.send(Message::Begin(Arc::new(OpenPart::new(planned.clone()))))?;
+        let mut outcomes = Outcomes::default();
+        let mut out = RecordWriter::new(gate, pool, &mut drain);
+        let read = reader
+            .read_part(&part, &mut out, &mut outcomes)
+            .and_then(|()| out.finish());
+        let written = part.result(read)?;
+        drain.send(Message::End(written, outcomes))?;
+    }
+    Ok(())
+}
+
+/// A planned part whose plan object is in the store.
+pub(crate) struct StoredPart<'a> {
+    store: &'a dyn Store,
+    planned: &'a SealedPart,
+    plan: &'a str,
+    error: RefCell<Option<DumpError>>,
+}
+
+impl<'a> StoredPart<'a> {
+    pub(crate) fn new(store: &'a dyn Store, planned: &'a SealedPart, plan: &'a str) -> Self {
+        Self {
+            store,
+            planned,
+            plan,
+            error: RefCell::new(None),
+        }
+    }
+
+    /// What reading the part came to: the store's own error, where the source was only told that it was cancelled.
+    pub(crate) fn result<T>(self, read: Result<T, Stop>) -> Result<T, DumpError> {
+        match self.error.into_inner() {
+            Some(error) => Err(error),
+            None => Ok(read?),
+        }
+    }
+}
+
+impl tipple_flow::Part for StoredPart<'_> {
+    fn name(&self) -> &tipple_flow::PartName {
+        &self.planned.name
+    }
+    fn open(&self) -> Result<Box<dyn tipple_flow::PlanRead>, Stop> {
+        match self.store.open(&self.planned.object(self.plan)) {
+            Ok(object) => Ok(Box::new(object)),
+            Err(error) => {
+                *self.error.borrow_mut() = Some(error.into());
+                Err(Cancelled.into())
+            }
+        }
+    }
+}
+
+/// The encoding side of a lane.
+pub(crate) struct Sealer<'a> {
+    pub(crate) job: &'a Job,
+    pub(crate) lane: usize,
+    pub(crate) content: Content,
+    pub(crate) chunk_bytes_max: u64,
+    pub(crate) staging_dir: &'a Path,
+    pub(crate) work: WorkSender,
+}
+
+impl Sealer<'_> {
+    /// Turns the blocks of part after part into chunks, until the filling side is gone.
+    pub(crate) fn run(
+        &self,
+        encoder: &mut Encoder,
+        messages: Receiver<Message>,
+    ) -> Result<(), DumpError> {
+        loop {
+            match messages.recv() {
+                Err(_) => return Ok(()),
+                Ok(Message::Begin(part)) => {
+                    if !self.part(encoder, &mut Feed::new(&messages), &part)? {
+                        return Ok(());
+                    }
+                }
+                Ok(_) => unreachable!("a part's messages come between its Begin and its End"),
+            }
+        }
+    }
+
+    /// One part; `false` if it was broken off.
+    fn part(
+        &self,
+        encoder: &mut Encoder,
+        feed: &mut Feed<'_>,
+        part: &Arc<OpenPart>,
+    ) -> Result<bool, DumpError> {
+        let mut chunks = 0;
+        loop {
+            match feed.peek() {
+                Next::Frame => {
+                    if self.chunk(encoder, feed, part, chunks)? {
+                        chunks += 1;
+                    }
+                }
+                Next::Restart => {
+                    feed.take_restart();
+                    part.restart();
+                    chunks = 0;
+                }
+                Next::End => {
+                    let (written, outcomes) = feed.take_end();
+                    if part.end(written, outcomes) {
+                        self.send(Work::Commit(Arc::clone(part)))?;
+                    }
+                    return Ok(true);
+                }
+                Next::Gone => return Ok(false),
+            }
+        }
+    }
+
+    /// One chunk, from the frame at hand to the last that fits; `false` if the part was begun again or broken off in
+    /// the middle, so that there is no chunk.
+    fn chunk(
+        &self,
+        encoder: &mut Encoder,
+        feed: &mut Feed<'_>,
+        part: &Arc<OpenPart>,
+        number: u32,
+    ) -> Result<bool, DumpError> {
+        let staged = Staged::create(self.staging_dir.join(format!(
+            "{}-{number:04}-{}.chunk",
+            part.planned.name, self.lane
+        )))?;
+        let file = &staged.file;
+        let mut chunk = ChunkWriter::new(file, encoder, &self.content, feed.is_open);
+        let mut last_position = Position::NONE;
+        let progress = self.job.progress();
+        loop {
+            match feed.peek() {
+                Next::Frame => {}
+                Next::End => break,
+                Next::Restart | Next::Gone => return Ok(false),
+            }
+            let (bytes, span) = feed.frame();
+            let grown = chunk.raw_bytes() + bytes.len() as u64;
+            if chunk.frames() > 0 && (grown > self.chunk_bytes_max || chunk.is_full()) {
+                break;
+            }
+            let mark = FrameMark {
+                records: span.records,
+                first_record: span.first_record,
+                position: span.position.as_bytes(),
+            };
+            chunk
+                .frame(bytes, mark)
+                .map_err(DumpError::chunk(staged.path.display()))?;
+            bump(&progress.raw_bytes, bytes.len() as u64);
+            bump(&progress.records, u64::from(span.records));
+            last_position = feed.next_frame(last_position);
+        }
+        failpoint!("sealing");
+        let (_, sealed) = chunk
+            .finish(feed.is_open, last_position.as_bytes())
+            .map_err(DumpError::chunk(staged.path.display()))?;
+        failpoint!("sealed");
+        let attempt = part.send();
+        self.send(Work::Put {
+            part: Arc::clone(part),
+            attempt,
+            number,
+            path: staged.keep(),
+            sealed,
+        })?;
+        Ok(true)
+    }
+
+    fn send(&self, work: Work) -> Result<(), DumpError> {
+        // The other end is gone only after a failure, which it has reported.
+        self.work.send(work).map_err(|_| DumpError::Interrupted)
+    }
+}
+
+/// A staged file that is removed unless it was sealed.
+struct Staged {
+    path: PathBuf,
+    file: File,
+    kept: bool,
+}
+
+impl Staged {
+    fn create(path: PathBuf) -> Result<Self, DumpError> {
+        let file = File::create_new(&path).map_err(DumpError::disk("create", &path))?;
+        Ok(Self {
+            path,
+            file,
+            kept: false,
+        })
+    }
+
+    fn keep(mut self) -> PathBuf {
+        self.kept = true;
+        self.path.clone()
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if !self.kept {
+            // Best effort: what stays is a leftover that the next start removes.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The frames of a part, one by one, out of the messages.
+struct Feed<'a> {
+    messages: &'a Receiver<Message>,
+    now: Option<Message>,
+    frame: usize,
+    /// Whether the frame before this one ended inside a record.
+    is_open: bool,
+}
+
+enum Next {
+    Frame,
+    Restart,
+    End,
+    Gone,
+}
+
+impl<'a> Feed<'a> {
+    fn new(messages: &'a Receiver<Message>) -> Self {
+        Self {
+            messages,
+            now: None,
+            frame: 0,
+            is_open: false,
+        }
+    }
+
+    fn peek(&mut self) -> Next {
+        if self.now.is_none() {
+            self.now = self.messages.recv().ok();
+            self.frame = 0;
+        }
+        match &self.now {
+            Some(Message::Block(_)) => Next::Frame,
+            Some(Message::Restart) => Next::Restart,
+            Some(Message::End(..)) => Next::End,
+            Some(Message::Begin(_)) => unreachable!("a part begins inside another"),
+            None => Next::Gone,
+        }
+    }
+
+    fn frame(&self) -> (&[u8], &FrameSpan) {
+        match &self.now {
+            Some(Message::Block(block)) => block.frame(self.frame).expect("peek saw a frame"),
+            _ => unreachable!("peek saw no frame"),
+        }
+    }
+
+    /// Goes on; the buffer goes back to its pool with its last frame. Returns the position of the last record so far.
+    fn next_frame(&mut self, last_position: Position) -> Position {
+        let Some(Message::Block(block)) = &self.now else {
+            unreachable!("peek saw no frame")
+        };
+        let (_, span) = block.frame(self.frame).expect("peek saw a frame");
+        self.is_open = span.open;
+        let position = if span.records > 0 {
+            span.last_position
+        } else {
+            last_position
+        };
+        self.frame += 1;
+        if block.frame(self.frame).is_none() {
+            self.now = None;
+        }
+        position
+    }
+
+    fn take_restart(&mut self) {
+        self.now = None;
+        self.is_open = false;
+    }
+
+    fn take_end(&mut self) -> (Written, Outcomes) {
+        match self.now.take() {
+            Some(Message::End(written, outcomes)) => (written, outcomes),
+            _ => unreachable!("peek saw no end"),
+        }
+    }
+}

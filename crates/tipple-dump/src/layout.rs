@@ -1,0 +1,329 @@
+//! A dump in a store: which objects there are, how they are called, and what is in them. Stable.
+//!
+//! | object | written | holds |
+//! |---|---|---|
+//! | `HEAD.json` | first | [`Head`]: format version, source, content, the options that shape the data |
+//! | `plan/<plan>/<part>.<ext>` | before anyone works on the part | what the part is: a range as JSON, or a key file |
+//! | `plan/<plan>/PLANNED` | when all parts are there | [`Sealed`]: how many parts, and of which life of the source |
+//! | `chunks/<part>-<nnnn>-<sha256, first 32 hex>.<content>.zst` | before the part record | records |
+//! | `parts/<part>.json` | when all its chunks are durable | [`PartRecord`]: the commit of a part |
+//! | `SHA256SUMS` | when all parts are committed | for `sha256sum -c`: HEAD, part records, chunks |
+//! | `DONE` | last, once | [`Done`]: totals, and a digest over the part records |
+//!
+//! `<part>` is `<plan>-<nnnnnnnn>`, so a part tells its plan; a plan without PLANNED is void, and so are its parts.
+//! All of them are written with put-if-absent (I5). Readers accept newer minor versions and refuse newer major
+//! ones; writers refuse to go on with anything newer than they are.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tipple_chunk::{Sealed as SealedChunk, Sha256Digest};
+use tipple_flow::{Identity, Outcomes, PartName};
+use tipple_store::{ObjectName, Store};
+
+use crate::error::DumpError;
+
+/// Readers refuse other major versions.
+pub const FORMAT_MAJOR: u32 = 1;
+/// Writers refuse newer minor versions.
+pub const FORMAT_MINOR: u32 = 0;
+
+/// The most bytes of a JSON object in a dump that are read: 256 MiB. A PLANNED with a million parts has about 100.
+const JSON_BYTES_MAX: u64 = 256 << 20;
+
+/// The version of the layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Format {
+    /// Other ones are refused.
+    pub major: u32,
+    /// Newer ones are read, and not written over.
+    pub minor: u32,
+}
+
+impl Format {
+    /// The version that this program writes.
+    pub const CURRENT: Self = Self {
+        major: FORMAT_MAJOR,
+        minor: FORMAT_MINOR,
+    };
+}
+
+/// What is in the frames.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContentVersion {
+    /// Such as `items`.
+    pub name: String,
+    /// Its version.
+    pub version: u16,
+}
+
+/// The options that shape the data: a dump goes on only with the same ones.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shaping {
+    /// `none`, or `zstd:<level>`.
+    pub compress: String,
+    /// The most raw bytes in a chunk.
+    pub chunk_bytes: u64,
+}
+
+/// `HEAD.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Head {
+    /// The layout's version.
+    pub format: Format,
+    /// Program and version.
+    pub written_by: String,
+    /// A random name of this dump, 16 hex digits.
+    pub dump: String,
+    /// When it was begun, UTC.
+    pub started: String,
+    /// The source.
+    pub source: Identity,
+    /// What is in the frames.
+    pub content: ContentVersion,
+    /// The options that shape the data.
+    pub shaping: Shaping,
+}
+
+/// A part in PLANNED.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedPart {
+    /// Its name.
+    pub name: PartName,
+    /// Its plan object's extension.
+    pub extension: String,
+    /// How many records it must account for, if known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub records: Option<u64>,
+    /// About how many raw bytes it gives.
+    pub bytes_estimate: u64,
+}
+
+impl SealedPart {
+    pub(crate) fn object(&self, plan: &str) -> ObjectName {
+        object(&format!("plan/{plan}/{}.{}", self.name, self.extension))
+    }
+}
+
+/// `plan/<plan>/PLANNED`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sealed {
+    /// The layout's version.
+    pub format: Format,
+    /// All parts.
+    pub parts: Vec<SealedPart>,
+    /// Records that belong to no part, by cause.
+    #[serde(flatten)]
+    pub planned: tipple_flow::Planned,
+}
+
+/// A chunk in a part record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkEntry {
+    /// The object's name.
+    pub name: String,
+    /// Bytes of the object.
+    pub stored_bytes: u64,
+    /// Raw bytes in its frames.
+    pub raw_bytes: u64,
+    /// Records that begin in it.
+    pub records: u64,
+    /// Frames.
+    pub frames: u32,
+    /// Of the stored bytes.
+    pub sha256: Sha256Digest,
+    /// Of the chunk's index frame, so that ranged reads are verified.
+    pub index_sha256: Sha256Digest,
+    /// Of the first record that begins in it, in hex.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub first_position: String,
+    /// Of the last record that begins in it, in hex.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub last_position: String,
+    /// It begins inside a record of the chunk before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub begins_inside: bool,
+    /// Its last record goes on in the next chunk.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ends_inside: bool,
+}
+
+impl ChunkEntry {
+    pub(crate) fn new(name: &ObjectName, sealed: &SealedChunk) -> Self {
+        Self {
+            name: name.to_string(),
+            stored_bytes: sealed.stored_bytes,
+            raw_bytes: sealed.raw_bytes,
+            records: sealed.records,
+            frames: sealed.frames,
+            sha256: sealed.sha256,
+            index_sha256: sealed.index_sha256,
+            first_position: hex(&sealed.first_position),
+            last_position: hex(&sealed.last_position),
+            begins_inside: sealed.begins_inside_record,
+            ends_inside: sealed.ends_inside_record,
+        }
+    }
+}
+
+/// `parts/<part>.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartRecord {
+    /// The layout's version.
+    pub format: Format,
+    /// The part's name, which tells its plan.
+    pub part: PartName,
+    /// Its chunks in order.
+    pub chunks: Vec<ChunkEntry>,
+    /// Records in its chunks.
+    pub records: u64,
+    /// Raw bytes in its chunks.
+    pub raw_bytes: u64,
+    /// Bytes of its chunks.
+    pub stored_bytes: u64,
+    /// What became of the records that are not in its chunks.
+    #[serde(flatten)]
+    pub outcomes: Outcomes,
+}
+
+/// `DONE`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Done {
+    /// The layout's version.
+    pub format: Format,
+    /// The plan that counts.
+    pub plan: String,
+    /// Its parts.
+    pub parts: u64,
+    /// Their chunks.
+    pub chunks: u64,
+    /// Records in the chunks.
+    pub records: u64,
+    /// Raw bytes in the chunks.
+    pub raw_bytes: u64,
+    /// Bytes of the chunks.
+    pub stored_bytes: u64,
+    /// Records lost, by all causes.
+    pub lost: u64,
+    /// What became of the records that are not in the chunks.
+    #[serde(flatten)]
+    pub outcomes: Outcomes,
+    /// SHA-256 over the SHA-256 digests (32 bytes each) of the part records, in the order of the parts' names.
+    pub digest: Sha256Digest,
+    /// When it was finished, UTC.
+    pub finished: String,
+    /// What the source said at the end.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub source: Value,
+}
+
+pub(crate) const HEAD: &str = "HEAD.json";
+pub(crate) const DONE: &str = "DONE";
+pub(crate) const SHA256SUMS: &str = "SHA256SUMS";
+
+/// A name made of parts that are safe by their types.
+pub(crate) fn object(name: &str) -> ObjectName {
+    name.parse()
+        .unwrap_or_else(|error| panic!("a name of the layout is not one of a store: {error}"))
+}
+
+pub(crate) fn planned_object(plan: &str) -> ObjectName {
+    object(&format!("plan/{plan}/PLANNED"))
+}
+
+pub(crate) fn part_object(part: &PartName) -> ObjectName {
+    object(&format!("parts/{part}.json"))
+}
+
+pub(crate) fn part_name(plan: &str, number: u64) -> PartName {
+    format!("{plan}-{number:08}")
+        .parse()
+        .expect("hex, a dash and digits")
+}
+
+pub(crate) fn chunk_object(
+    part: &PartName,
+    number: u32,
+    sha256: &Sha256Digest,
+    content: &str,
+) -> ObjectName {
+    object(&format!(
+        "chunks/{part}-{number:04}-{}.{content}.zst",
+        sha256.short()
+    ))
+}
+
+pub(crate) fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec_pretty(value).expect("plain values serialize");
+    bytes.push(b'\n');
+    bytes
+}
+
+/// Reads a JSON object of the layout. The format is looked at before anything else, so that a newer version is
+/// told apart from damage.
+pub(crate) fn read_json<T: DeserializeOwned>(
+    store: &dyn Store,
+    name: &ObjectName,
+) -> Result<T, DumpError> {
+    parse_json(store, name, &store.get(name, JSON_BYTES_MAX)?)
+}
+
+pub(crate) fn get_json_bytes(store: &dyn Store, name: &ObjectName) -> Result<Vec<u8>, DumpError> {
+    Ok(store.get(name, JSON_BYTES_MAX)?)
+}
+
+pub(crate) fn parse_json<T: DeserializeOwned>(
+    store: &dyn Store,
+    name: &ObjectName,
+    bytes: &[u8],
+) -> Result<T, DumpError> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        format: Format,
+    }
+    let damaged = |error: serde_json::Error| DumpError::Damaged {
+        store: store.url().to_owned(),
+        object: name.to_string(),
+        reason: format!(
+            "is not what tipple wrote ({error}); restore it, or dump again into another folder"
+        ),
+    };
+    let Versioned { format } = serde_json::from_slice(bytes).map_err(damaged)?;
+    if format.major != FORMAT_MAJOR {
+        return Err(newer(store, name, format, "reads"));
+    }
+    serde_json::from_slice(bytes).map_err(damaged)
+}
+
+pub(crate) fn newer(
+    store: &dyn Store,
+    name: &ObjectName,
+    format: Format,
+    verb: &'static str,
+) -> DumpError {
+    DumpError::Version {
+        store: store.url().to_owned(),
+        object: name.to_string(),
+        major: format.major,
+        minor: format.minor,
+        verb,
+    }
+}
+
+pub(crate) fn now() -> String {
+    format!("{:.3}", jiff::Timestamp::now())
+}
+
+/// Hex digits that no two runs share.
+pub(crate) fn random_hex(digits: usize) -> String {
+    use std::hash::{BuildHasher, Hasher};
+    // The standard library's only source of randomness: each RandomState has fresh keys from the system.
+    let number = std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish();
+    format!("{number:016x}")[..digits].to_owned()
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

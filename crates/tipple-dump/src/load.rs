@@ -1,0 +1,323 @@
+//! The verb `load`: from a dump into a live system.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+
+use tipple_budget::{Budget, Permit};
+use tipple_chunk::Decoder;
+use tipple_flow::{Outcomes, PartName, PartWriter, RecordReader, Resume, Sink};
+use tipple_store::Store;
+
+use crate::dump::{FirstFailure, check_workers, memory_budget};
+use crate::error::DumpError;
+use crate::failpoint::failpoint;
+use crate::job::{Event, Job, Phase, Report, bump};
+use crate::layout::PartRecord;
+use crate::ledger::Ledger;
+use crate::load_state::{Applied, LoadState};
+use crate::open_dump::OpenDump;
+use crate::part_frames::PartFrames;
+
+/// Which parts: by their place among the sorted names, from 0, the end not included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartRange {
+    /// The first.
+    pub from: u64,
+    /// The one after the last.
+    pub to: u64,
+}
+
+/// How a dump is loaded.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Workers, 1 to 1024; an ordered sink gets one whatever is given. Default: one per core.
+    pub threads: usize,
+    /// Load the committed parts of an unfinished dump.
+    pub partial: bool,
+    /// Only these parts. Default: all.
+    pub parts: Option<PartRange>,
+    /// A folder for the state that a killed load goes on from. Default: none, a killed load begins anew.
+    pub state_dir: Option<PathBuf>,
+    /// The most memory for all of it; refused at the start if that is too little. Default: what is needed.
+    pub memory_bytes_max: Option<u64>,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            threads: std::thread::available_parallelism().map_or(2, usize::from),
+            partial: false,
+            parts: None,
+            state_dir: None,
+            memory_bytes_max: None,
+        }
+    }
+}
+
+impl LoadOptions {
+    /// The memory that loading into `sink` will hold at most.
+    pub fn memory_bytes(&self, sink: &dyn Sink) -> u64 {
+        self.workers(sink) as u64 * (tipple_chunk::decoder_bytes() + sink.writer_bytes())
+    }
+
+    fn workers(&self, sink: &dyn Sink) -> usize {
+        if sink.ordered() { 1 } else { self.threads }
+    }
+}
+
+/// Loads the dump in `store` into `sink`: every record is applied, or counted by cause.
+///
+/// # Errors
+/// [`DumpError`]. What was applied stays applied where the sink is [`Resume::Idempotent`]; with a state folder the same
+/// call goes on after the last part that was applied whole.
+pub fn load(
+    job: &Job,
+    store: &dyn Store,
+    sink: &dyn Sink,
+    options: &LoadOptions,
+) -> Result<Report, DumpError> {
+    check_workers(options.threads, 64 << 10)?;
+    let dump = OpenDump::open(store, options.partial)?;
+    let content = &dump.head().content;
+    if !sink.accepts(&content.name, content.version) {
+        return Err(DumpError::Usage(format!(
+            "{} holds {} version {}, which {} {} does not take",
+            store.url(),
+            content.name,
+            content.version,
+            sink.identity().kind,
+            sink.identity().id
+        )));
+    }
+    let state = match (&options.state_dir, sink.resume()) {
+        (None, _) => None,
+        (Some(dir), Resume::Idempotent | Resume::PositionReadable) => {
+            let name = dump
+                .done()
+                .map_or_else(|| dump.head().dump.clone(), |done| done.digest.to_string());
+            Some(LoadState::open(dir, &name, &sink.identity())?)
+        }
+        (Some(_), Resume::RestartOnly) => {
+            return Err(DumpError::Usage(format!(
+                "{} can only be loaded from the beginning: leave out --state",
+                sink.identity().kind
+            )));
+        }
+    };
+    let memory = memory_budget(job, options.memory_bytes(sink), options.memory_bytes_max)?;
+    let chosen = chosen_parts(&dump, options.parts)?;
+    let loading = Loading {
+        job,
+        dump: &dump,
+        sink,
+        options,
+        memory: &memory,
+        state: state.as_ref(),
+        totals: Mutex::default(),
+    };
+    let todo = loading.begin(chosen)?;
+    sink.check()?;
+    job.phase(Phase::Working);
+    loading.workers(todo)?;
+    job.phase(Phase::Finishing);
+    let totals = loading.totals.into_inner().expect("no worker panicked");
+    let said = sink.finish(&totals.outcomes)?;
+    if let Some(state) = state {
+        state.finish()?;
+    }
+    Ok(Report {
+        records: totals.records - totals.outcomes.total(),
+        chunks: totals.chunks,
+        parts: totals.parts,
+        raw_bytes: totals.raw_bytes,
+        stored_bytes: totals.stored_bytes,
+        sink: said,
+        ..job.report("load")
+    }
+    .with_outcomes(&totals.outcomes))
+}
+
+pub(crate) fn chosen_parts(
+    dump: &OpenDump<'_>,
+    range: Option<PartRange>,
+) -> Result<Vec<PartName>, DumpError> {
+    let parts = dump.parts();
+    let Some(PartRange { from, to }) = range else {
+        return Ok(parts.to_vec());
+    };
+    let all = parts.len() as u64;
+    if from >= to || to > all {
+        return Err(DumpError::Usage(format!(
+            "parts {from}..{to}: the dump has {all} parts, so give FROM..TO with FROM < TO <= {all}"
+        )));
+    }
+    Ok(parts[from as usize..to as usize].to_vec())
+}
+
+/// Records here are those read from the dump, applied or not.
+#[derive(Default)]
+struct Totals {
+    parts: u64,
+    chunks: u64,
+    records: u64,
+    raw_bytes: u64,
+    stored_bytes: u64,
+    outcomes: Outcomes,
+}
+
+struct Loading<'a> {
+    job: &'a Job,
+    dump: &'a OpenDump<'a>,
+    sink: &'a dyn Sink,
+    options: &'a LoadOptions,
+    memory: &'a Budget,
+    state: Option<&'a LoadState>,
+    totals: Mutex<Totals>,
+}
+
+impl Loading<'_> {
+    /// Tells the start, and returns the parts that earlier runs have not applied.
+    fn begin(&self, chosen: Vec<PartName>) -> Result<Vec<PartName>, DumpError> {
+        let progress = self.job.progress();
+        progress
+            .parts_total
+            .store(chosen.len() as u64, Ordering::Relaxed);
+        if let (Some(done), None) = (self.dump.done(), self.options.parts) {
+            progress
+                .records_estimate
+                .store(done.records, Ordering::Relaxed);
+            progress
+                .raw_bytes_estimate
+                .store(done.raw_bytes, Ordering::Relaxed);
+        }
+        let mut todo = Vec::new();
+        for part in chosen {
+            let applied = self.state.and_then(|state| state.applied().get(&part));
+            let Some(applied) = applied else {
+                todo.push(part);
+                continue;
+            };
+            bump(&progress.records, applied.records);
+            bump(&progress.raw_bytes, applied.raw_bytes);
+            self.count(&self.dump.record(&part)?, &applied.outcomes);
+        }
+        self.job.tell(&Event::Start {
+            verb: "load",
+            threads: self.options.workers(self.sink),
+            memory_bytes_budget: self.memory.limit(),
+            records_estimate: progress.records_estimate(),
+            raw_bytes_estimate: progress.raw_bytes_estimate(),
+            parts_committed: progress.parts(),
+        });
+        Ok(todo)
+    }
+
+    fn count(&self, record: &PartRecord, outcomes: &Outcomes) {
+        bump(&self.job.progress().parts, 1);
+        let mut totals = self.totals.lock().expect("no worker panicked");
+        totals.parts += 1;
+        totals.chunks += record.chunks.len() as u64;
+        totals.records += record.records;
+        totals.raw_bytes += record.raw_bytes;
+        totals.stored_bytes += record.stored_bytes;
+        totals.outcomes.merge(outcomes);
+    }
+
+    fn workers(&self, todo: Vec<PartName>) -> Result<(), DumpError> {
+        let gate = self.job.gate();
+        let failure = FirstFailure::new(gate);
+        let ledger = Ledger::new(todo);
+        ledger.close();
+        let other_bytes = tipple_chunk::decoder_bytes() + self.sink.writer_bytes();
+        let lanes = (0..self.options.workers(self.sink))
+            .map(|_| {
+                let permit = self.memory.try_acquire(other_bytes)?;
+                let decoder = Decoder::new().map_err(DumpError::chunk("a decoder"))?;
+                Ok((permit, decoder))
+            })
+            .collect::<Result<Vec<(Permit, Decoder)>, DumpError>>()?;
+        std::thread::scope(|scope| {
+            for (permit, mut decoder) in lanes {
+                let (ledger, failure) = (&ledger, &failure);
+                scope.spawn(move || {
+                    let _permit = permit;
+                    if let Err(error) = self.worker(ledger, &mut decoder) {
+                        failure.set(error);
+                    }
+                });
+            }
+        });
+        failure.into_result(Some(()))
+    }
+
+    fn worker(&self, ledger: &Ledger<PartName>, decoder: &mut Decoder) -> Result<(), DumpError> {
+        let gate = self.job.gate();
+        let mut writer = None;
+        while let Some(part) = ledger.take(gate)? {
+            let writer = match &mut writer {
+                Some(writer) => writer,
+                None => writer.insert(self.sink.open(gate)?),
+            };
+            let record = self.dump.record(&part)?;
+            let outcomes = self.part(writer.as_mut(), &record, decoder)?;
+            failpoint!("applied");
+            if let Some(state) = self.state {
+                state.add(&Applied {
+                    part: part.clone(),
+                    records: record.records,
+                    raw_bytes: record.raw_bytes,
+                    outcomes: outcomes.clone(),
+                })?;
+            }
+            self.count(&record, &outcomes);
+            self.job.tell(&Event::Part {
+                part: part.to_string(),
+                records: record.records - outcomes.total(),
+                outcomes,
+            });
+        }
+        Ok(())
+    }
+
+    fn part(
+        &self,
+        writer: &mut (dyn PartWriter + '_),
+        record: &PartRecord,
+        decoder: &mut Decoder,
+    ) -> Result<Outcomes, DumpError> {
+        let content = &self.dump.head().content;
+        let error = RefCell::new(None);
+        let mut frames = PartFrames::new(
+            self.dump.store(),
+            record,
+            (&content.name, content.version),
+            decoder,
+            self.job.progress(),
+            &error,
+        );
+        let mut records = RecordReader::new(self.job.gate(), &mut frames);
+        let mut outcomes = Outcomes::default();
+        let written = writer.write_part(&record.part, &mut records, &mut outcomes);
+        let read = (records.records(), records.bytes());
+        if let Some(error) = error.take() {
+            return Err(error);
+        }
+        written?;
+        // I6: all of the part went to the sink, and nothing else.
+        if read != (record.records, record.raw_bytes) {
+            return Err(self.dump.damaged(
+                crate::layout::part_object(&record.part),
+                format!(
+                    "says {} records in {} bytes, and its chunks gave {} in {}",
+                    record.records, record.raw_bytes, read.0, read.1
+                ),
+            ));
+        }
+        let progress = self.job.progress();
+        bump(&progress.records, record.records);
+        bump(&progress.raw_bytes, record.raw_bytes);
+        Ok(outcomes)
+    }
+}

@@ -1,0 +1,118 @@
+//! How far a load is, kept outside the dump: the store may be read-only, and many may load from it.
+//!
+//! A text file of JSON lines: the first names the dump and the sink, every other one a part that was applied to its
+//! last record. A torn last line (the machine died while it was written) does not count.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use tipple_chunk::Sha256Digest;
+use tipple_flow::{Identity, Outcomes, PartName};
+
+use crate::error::DumpError;
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Heading {
+    dump: String,
+    sink: Identity,
+}
+
+/// A part that was applied.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Applied {
+    pub(crate) part: PartName,
+    pub(crate) records: u64,
+    pub(crate) raw_bytes: u64,
+    #[serde(flatten)]
+    pub(crate) outcomes: Outcomes,
+}
+
+/// The state file of one load, locked for as long as it is open.
+pub(crate) struct LoadState {
+    path: PathBuf,
+    file: Mutex<File>,
+    applied: BTreeMap<PartName, Applied>,
+}
+
+impl LoadState {
+    /// Opens the state of loading the dump named `dump` into `sink`, or begins it.
+    pub(crate) fn open(dir: &Path, dump: &str, sink: &Identity) -> Result<Self, DumpError> {
+        fs::create_dir_all(dir).map_err(DumpError::disk("create", dir))?;
+        let heading = Heading {
+            dump: dump.to_owned(),
+            sink: sink.clone(),
+        };
+        let mut first = serde_json::to_string(&heading).expect("plain values serialize");
+        first.push('\n');
+        let name = Sha256Digest::of(first.as_bytes()).short();
+        let path = dir.join(format!("load-{}.jsonl", &name[..16]));
+        let mut file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(&path)
+            .map_err(DumpError::disk("open", &path))?;
+        file.try_lock().map_err(|_| {
+            DumpError::Usage(format!(
+                "{} is in use by another load of the same dump into the same sink: wait for it, or give another --state",
+                path.display()
+            ))
+        })?;
+        let mut text = String::new();
+        file.read_to_string(&mut text)
+            .map_err(DumpError::disk("read", &path))?;
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        let mut lines = text[..whole].lines();
+        let mut applied = BTreeMap::new();
+        match lines.next() {
+            Some(line) if line == first.trim_end() => {
+                for line in lines {
+                    let part: Applied = serde_json::from_str(line).map_err(|error| {
+                        DumpError::Usage(format!(
+                            "{} is not a state file that tipple wrote ({error}): remove it to load from the beginning",
+                            path.display()
+                        ))
+                    })?;
+                    applied.insert(part.part.clone(), part);
+                }
+                file.set_len(whole as u64)
+                    .map_err(DumpError::disk("repair", &path))?;
+            }
+            _ => {
+                file.set_len(0).map_err(DumpError::disk("begin", &path))?;
+                file.write_all(first.as_bytes())
+                    .map_err(DumpError::disk("write", &path))?;
+                file.sync_all().map_err(DumpError::disk("sync", &path))?;
+            }
+        }
+        Ok(Self {
+            path,
+            file: Mutex::new(file),
+            applied,
+        })
+    }
+
+    /// The parts that earlier runs applied.
+    pub(crate) fn applied(&self) -> &BTreeMap<PartName, Applied> {
+        &self.applied
+    }
+
+    /// Notes that a part was applied; durable on return.
+    pub(crate) fn add(&self, applied: &Applied) -> Result<(), DumpError> {
+        let mut line = serde_json::to_string(applied).expect("plain values serialize");
+        line.push('\n');
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.write_all(line.as_bytes())
+            .and_then(|()| file.sync_data())
+            .map_err(DumpError::disk("write", &self.path))
+    }
+
+    /// The load is whole: a later one begins anew.
+    pub(crate) fn finish(self) -> Result<(), DumpError> {
+        fs::remove_file(&self.path).map_err(DumpError::disk("remove", &self.path))
+    }
+}

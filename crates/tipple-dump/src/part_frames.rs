@@ -1,0 +1,131 @@
+//! The frames of a committed part, verified one by one.
+
+use std::cell::RefCell;
+
+use tipple_budget::Cancelled;
+use tipple_chunk::{ChunkReader, Decoder};
+use tipple_flow::{FrameSource, Stop};
+use tipple_store::{ObjectRead, Store};
+
+use crate::error::DumpError;
+use crate::job::{Progress, bump};
+use crate::layout::{self, ChunkEntry, PartRecord};
+
+/// Reads the chunks of a part in order. I8: a frame is handed out only after its checksum held, against an index whose
+/// digest is in the part record.
+pub(crate) struct PartFrames<'a> {
+    store: &'a dyn Store,
+    record: &'a PartRecord,
+    content: (&'a str, u16),
+    decoder: &'a mut Decoder,
+    progress: &'a Progress,
+    chunk: usize,
+    reader: Option<ChunkReader<Box<dyn ObjectRead>>>,
+    frame_bytes: usize,
+    is_open: bool,
+    error: &'a RefCell<Option<DumpError>>,
+}
+
+impl<'a> PartFrames<'a> {
+    /// Frames of `record`. What goes wrong is left in `error`, and the caller is told that it was cancelled.
+    pub(crate) fn new(
+        store: &'a dyn Store,
+        record: &'a PartRecord,
+        content: (&'a str, u16),
+        decoder: &'a mut Decoder,
+        progress: &'a Progress,
+        error: &'a RefCell<Option<DumpError>>,
+    ) -> Self {
+        Self {
+            store,
+            record,
+            content,
+            decoder,
+            progress,
+            chunk: 0,
+            reader: None,
+            frame_bytes: 0,
+            is_open: false,
+            error,
+        }
+    }
+
+    fn next(&mut self) -> Result<Option<u32>, DumpError> {
+        loop {
+            if self.reader.is_none() {
+                let Some(entry) = self.record.chunks.get(self.chunk) else {
+                    return if self.is_open {
+                        Err(self.damaged(
+                            &self.record.chunks[self.chunk - 1].name,
+                            "the part ends inside a record",
+                        ))
+                    } else {
+                        Ok(None)
+                    };
+                };
+                self.reader = Some(self.open(entry)?);
+            }
+            let reader = self.reader.as_mut().expect("opened above");
+            let entry = &self.record.chunks[self.chunk];
+            match reader
+                .next_frame(self.decoder)
+                .map_err(DumpError::chunk(&entry.name))?
+            {
+                Some(frame) => {
+                    self.frame_bytes = frame.raw.len();
+                    return Ok(Some(frame.entry.records));
+                }
+                None => {
+                    bump(&self.progress.chunks, 1);
+                    bump(&self.progress.stored_bytes, entry.stored_bytes);
+                    self.is_open = entry.ends_inside;
+                    self.reader = None;
+                    self.chunk += 1;
+                }
+            }
+        }
+    }
+
+    fn open(&self, entry: &ChunkEntry) -> Result<ChunkReader<Box<dyn ObjectRead>>, DumpError> {
+        let object = self.store.open(&layout::object(&entry.name))?;
+        let reader = ChunkReader::open(object, Some(&entry.index_sha256))
+            .map_err(DumpError::chunk(&entry.name))?;
+        let index = reader.index();
+        let (name, version) = self.content;
+        if index.content.name != *name || index.content.version > version {
+            return Err(self.damaged(
+                &entry.name,
+                format!(
+                    "holds {}, and should hold {name} up to version {version}",
+                    index.content
+                ),
+            ));
+        }
+        if index.begins_inside_record != self.is_open {
+            return Err(self.damaged(&entry.name, "does not begin where the chunk before ends"));
+        }
+        Ok(reader)
+    }
+
+    fn damaged(&self, object: &str, reason: impl Into<String>) -> DumpError {
+        DumpError::Damaged {
+            store: self.store.url().to_owned(),
+            object: object.to_owned(),
+            reason: reason.into(),
+        }
+    }
+}
+
+impl FrameSource for PartFrames<'_> {
+    fn advance(&mut self) -> Result<Option<u32>, Stop> {
+        self.frame_bytes = 0;
+        self.next().map_err(|error| {
+            *self.error.borrow_mut() = Some(error);
+            Cancelled.into()
+        })
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.decoder.decoded()[..self.frame_bytes]
+    }
+}

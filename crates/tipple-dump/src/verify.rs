@@ -1,0 +1,528 @@
+//! The verb `verify`: every checksum, every count.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+
+use serde::Serialize;
+use tipple_chunk::{ChunkError, ChunkReader, Decoder, Sha256Digest};
+use tipple_flow::{Content, PartName, RecordReader};
+use tipple_store::{ObjectName, Store, StoreErrorKind};
+
+use crate::cat::known_content;
+use crate::dump::{FirstFailure, check_workers, memory_budget};
+use crate::error::{DumpError, ErrorKind};
+use crate::job::{Event, Job, Phase, Report, bump};
+use crate::layout::{self, ChunkEntry, PartRecord};
+use crate::ledger::Ledger;
+use crate::open_dump::OpenDump;
+use crate::part_frames::PartFrames;
+use crate::sums::SumsBuilder;
+
+/// How deep to look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Depth {
+    /// Names, lengths and checksums of the stored bytes.
+    Quick,
+    /// That, and every frame is decoded and every record read and counted.
+    #[default]
+    Full,
+}
+
+/// What is verified.
+#[derive(Clone, Debug)]
+pub struct VerifyOptions {
+    /// How deep.
+    pub depth: Depth,
+    /// Accept an unfinished dump, and verify its committed parts.
+    pub partial: bool,
+    /// Workers, 1 to 1024. Default: one per core.
+    pub threads: usize,
+}
+
+impl Default for VerifyOptions {
+    fn default() -> Self {
+        Self {
+            depth: Depth::Full,
+            partial: false,
+            threads: std::thread::available_parallelism().map_or(2, usize::from),
+        }
+    }
+}
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Problem {
+    /// The object.
+    pub object: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+/// What a verification came to. The dump is good if and only if there are no problems.
+#[derive(Clone, Debug, Serialize)]
+pub struct VerifyReport {
+    /// Counts of what was verified; `lost` and `outcomes` are what the dump says of itself.
+    #[serde(flatten)]
+    pub report: Report,
+    /// Everything found, sorted, at most [`VerifyReport::PROBLEMS_MAX`].
+    pub problems: Vec<Problem>,
+    /// How many problems there are in all.
+    pub problems_total: u64,
+    /// Objects that no record lists: harmless, `tipple prune` removes them.
+    pub unlisted: u64,
+}
+
+impl VerifyReport {
+    /// The most problems that are kept one by one.
+    pub const PROBLEMS_MAX: usize = 1000;
+}
+
+/// Verifies the dump in `store`.
+///
+/// # Errors
+/// [`DumpError`] if it cannot be verified at all: no dump, a newer version, a store that fails. Damage is not an error
+/// here: it is in the report.
+pub fn verify(
+    job: &Job,
+    store: &dyn Store,
+    contents: &[&dyn Content],
+    options: &VerifyOptions,
+) -> Result<VerifyReport, DumpError> {
+    check_workers(options.threads, 64 << 10)?;
+    let found = Found::default();
+    let dump = match OpenDump::open(store, true) {
+        Ok(dump) => dump,
+        Err(error @ DumpError::Damaged { .. }) => {
+            found.add_error("HEAD.json or DONE", &error);
+            return Ok(found.into_report(job.report("verify"), 0));
+        }
+        Err(error) => return Err(error),
+    };
+    let content = known_content(&dump, contents)?;
+    let memory_bytes = options.threads as u64 * tipple_chunk::decoder_bytes();
+    let memory = memory_budget(job, memory_bytes, None)?;
+    let _held = memory.try_acquire(memory_bytes)?;
+    let progress = job.progress();
+    let store_in = |counter: &std::sync::atomic::AtomicU64, n| counter.store(n, Ordering::Relaxed);
+    store_in(&progress.parts_total, dump.parts().len() as u64);
+    if let Some(done) = dump.done() {
+        store_in(&progress.records_estimate, done.records);
+        store_in(&progress.raw_bytes_estimate, done.raw_bytes);
+    } else if !options.partial {
+        found.add(layout::DONE, "is missing: the dump is not complete");
+    }
+    job.tell(&Event::Start {
+        verb: "verify",
+        threads: options.threads,
+        memory_bytes_budget: memory.limit(),
+        records_estimate: progress.records_estimate(),
+        raw_bytes_estimate: progress.raw_bytes_estimate(),
+        parts_committed: 0,
+    });
+    let verifying = Verifying {
+        job,
+        dump: &dump,
+        content,
+        depth: options.depth,
+        found: &found,
+    };
+    let (sums, unlisted) = verifying.layout(options.partial)?;
+    job.phase(Phase::Working);
+    verifying.workers(options.threads)?;
+    let report = Report {
+        records: progress.records(),
+        chunks: progress.chunks(),
+        parts: progress.parts(),
+        raw_bytes: progress.raw_bytes(),
+        stored_bytes: progress.stored_bytes(),
+        ..job.report("verify")
+    }
+    .with_outcomes(&sums);
+    Ok(found.into_report(report, unlisted))
+}
+
+/// Problems, from all threads.
+#[derive(Default)]
+struct Found {
+    problems: Mutex<(Vec<Problem>, u64)>,
+}
+
+impl Found {
+    fn add(&self, object: impl ToString, problem: impl ToString) {
+        let mut problems = self.problems.lock().expect("no worker panicked");
+        problems.1 += 1;
+        if problems.0.len() < VerifyReport::PROBLEMS_MAX {
+            problems.0.push(Problem {
+                object: object.to_string(),
+                problem: problem.to_string(),
+            });
+        }
+    }
+
+    fn add_error(&self, object: impl ToString, error: &DumpError) {
+        let mut text = error.to_string();
+        let mut cause = std::error::Error::source(error);
+        while let Some(next) = cause {
+            let more = next.to_string();
+            if !text.contains(&more) {
+                text.push_str(": ");
+                text.push_str(&more);
+            }
+            cause = next.source();
+        }
+        self.add(object, text);
+    }
+
+    fn into_report(self, report: Report, unlisted: u64) -> VerifyReport {
+        let (mut problems, problems_total) =
+            self.problems.into_inner().expect("no worker panicked");
+        problems.sort_unstable();
+        VerifyReport {
+            report,
+            problems,
+            problems_total,
+            unlisted,
+        }
+    }
+}
+
+struct Verifying<'a> {
+    job: &'a Job,
+    dump: &'a OpenDump<'a>,
+    content: &'a dyn Content,
+    depth: Depth,
+    found: &'a Found,
+}
+
+impl Verifying<'_> {
+    /// Names and sums: which parts and chunks there should be and are, what DONE and SHA256SUMS say. Returns what became
+    /// of records that are not in the chunks, and how many objects nobody lists.
+    fn layout(&self, partial: bool) -> Result<(tipple_flow::Outcomes, u64), DumpError> {
+        let (store, found) = (self.dump.store(), self.found);
+        let mut sums = SumsBuilder::default();
+        let mut listed = BTreeMap::new();
+        let mut readable = true;
+        for part in self.dump.parts() {
+            let object = layout::part_object(part);
+            let bytes = layout::get_json_bytes(store, &object)?;
+            match self.dump.record(part) {
+                Ok(record) => {
+                    sums.add(object.to_string(), &bytes, &record);
+                    listed.extend(
+                        record
+                            .chunks
+                            .iter()
+                            .map(|c| (c.name.clone(), c.stored_bytes)),
+                    );
+                }
+                Err(error) => {
+                    readable = false;
+                    self.note(&object, error)?;
+                }
+            }
+        }
+        let planned = self.plan(partial)?;
+        let sums = sums.finish(&planned);
+        if let (Some(done), true) = (self.dump.done(), readable) {
+            let says = [
+                ("parts", done.parts, sums.parts),
+                ("chunks", done.chunks, sums.chunks),
+                ("records", done.records, sums.records),
+                ("raw bytes", done.raw_bytes, sums.raw_bytes),
+                ("stored bytes", done.stored_bytes, sums.stored_bytes),
+                ("lost records", done.lost, sums.outcomes.lost()),
+            ];
+            for (what, done, records) in says {
+                if done != records {
+                    found.add(
+                        layout::DONE,
+                        format!("says {done} {what}, and the part records say {records}"),
+                    );
+                }
+            }
+            if done.digest != sums.digest {
+                found.add(layout::DONE, "its digest is not that of the part records");
+            }
+            let outcomes = sums.outcomes.clone();
+            self.sha256sums(&sums.with_head(store)?)?;
+            return Ok((outcomes, self.unlisted(&listed)?));
+        }
+        Ok((sums.outcomes, self.unlisted(&listed)?))
+    }
+
+    /// Whether the parts are those that were planned. Returns what became of records that belong to no part.
+    fn plan(&self, partial: bool) -> Result<tipple_flow::Outcomes, DumpError> {
+        let found = self.found;
+        let object = layout::planned_object(self.dump.plan().unwrap_or("none"));
+        let sealed = match self.dump.sealed() {
+            Ok(Some(sealed)) => sealed,
+            Ok(None) => {
+                if self.dump.done().is_some() {
+                    found.add(object, "is missing");
+                }
+                return Ok(tipple_flow::Outcomes::default());
+            }
+            Err(error) => {
+                self.note(&object, error)?;
+                return Ok(tipple_flow::Outcomes::default());
+            }
+        };
+        let planned: BTreeSet<&PartName> = sealed.parts.iter().map(|part| &part.name).collect();
+        let committed: BTreeSet<&PartName> = self.dump.parts().iter().collect();
+        if !partial || self.dump.done().is_some() {
+            for part in planned.difference(&committed) {
+                found.add(
+                    layout::part_object(part),
+                    "is missing: the part was planned",
+                );
+            }
+        }
+        for part in committed.difference(&planned) {
+            found.add(
+                layout::part_object(part),
+                "is one too many: the part was not planned",
+            );
+        }
+        Ok(sealed.planned.outcomes)
+    }
+
+    fn sha256sums(&self, sums: &crate::sums::Sums) -> Result<(), DumpError> {
+        let store = self.dump.store();
+        let object = layout::object(layout::SHA256SUMS);
+        let expected = sums.sha256sums();
+        match store.get(&object, expected.len() as u64) {
+            Ok(bytes) if bytes == expected => {}
+            Ok(_) => self
+                .found
+                .add(object, "does not say what the part records say"),
+            Err(error) if error.kind() == StoreErrorKind::NotFound => {
+                self.found.add(object, "is missing");
+            }
+            Err(error) if error.kind() == StoreErrorKind::TooLarge => {
+                self.found
+                    .add(object, "is longer than what the part records say");
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Chunks that should be there and are not, or have another length. Returns how many objects nobody lists.
+    fn unlisted(&self, listed: &BTreeMap<String, u64>) -> Result<u64, DumpError> {
+        let mut seen = BTreeSet::new();
+        let mut unlisted = 0;
+        self.dump.store().list("chunks/", &mut |entry| {
+            match listed.get(entry.name.as_ref()) {
+                Some(bytes) => {
+                    if *bytes != entry.bytes {
+                        self.found.add(
+                            &entry.name,
+                            format!("has {} bytes, and should have {bytes}", entry.bytes),
+                        );
+                    }
+                    seen.insert(entry.name.to_string());
+                }
+                None => unlisted += 1,
+            }
+            ControlFlow::Continue(())
+        })?;
+        for name in listed.keys().filter(|name| !seen.contains(*name)) {
+            self.found.add(name, "is missing");
+        }
+        Ok(unlisted)
+    }
+
+    fn workers(&self, threads: usize) -> Result<(), DumpError> {
+        let gate = self.job.gate();
+        let failure = FirstFailure::new(gate);
+        let ledger = Ledger::new(self.dump.parts().iter().cloned());
+        ledger.close();
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    let worked = Decoder::new()
+                        .map_err(DumpError::chunk("a decoder"))
+                        .and_then(|mut decoder| self.worker(&ledger, &mut decoder));
+                    if let Err(error) = worked {
+                        failure.set(error);
+                    }
+                });
+            }
+        });
+        failure.into_result(Some(()))
+    }
+
+    fn worker(&self, ledger: &Ledger<PartName>, decoder: &mut Decoder) -> Result<(), DumpError> {
+        while let Some(part) = ledger.take(self.job.gate())? {
+            // What is wrong with the record itself was found before.
+            let Ok(record) = self.dump.record(&part) else {
+                continue;
+            };
+            let mut good = true;
+            for entry in &record.chunks {
+                if let Err(error) = self.chunk(entry, decoder) {
+                    good = false;
+                    self.note(&layout::object(&entry.name), error)?;
+                }
+            }
+            let progress = self.job.progress();
+            match self.depth {
+                Depth::Quick => {
+                    bump(&progress.chunks, record.chunks.len() as u64);
+                    bump(&progress.stored_bytes, record.stored_bytes);
+                    bump(&progress.raw_bytes, record.raw_bytes);
+                    bump(&progress.records, record.records);
+                }
+                Depth::Full if good => {
+                    if let Err(error) = self.records(&record, decoder) {
+                        self.note(&layout::part_object(&part), error)?;
+                    }
+                }
+                Depth::Full => {}
+            }
+            bump(&progress.parts, 1);
+        }
+        Ok(())
+    }
+
+    /// The stored bytes of a chunk, and, if need be, its index against the part record.
+    fn chunk(&self, entry: &ChunkEntry, decoder: &mut Decoder) -> Result<(), DumpError> {
+        let object = self.dump.store().open(&layout::object(&entry.name))?;
+        let damaged = |reason: String| self.dump.damaged(&entry.name, reason);
+        if self.depth == Depth::Quick {
+            let gated = Gated {
+                input: object,
+                gate: self.job.gate(),
+            };
+            let (sha256, bytes) =
+                tipple_chunk::sha256_of(gated).map_err(|error| match self.job.gate().check() {
+                    Err(cancelled) => cancelled.into(),
+                    Ok(()) => damaged(format!("cannot be read: {error}")),
+                })?;
+            return self.checksum(entry, &sha256, bytes);
+        }
+        let mut reader = ChunkReader::open(object, Some(&entry.index_sha256))
+            .map_err(DumpError::chunk(&entry.name))?;
+        let gate = self.job.gate();
+        let sealed = reader
+            .verify_all(decoder, |_, frame| {
+                let (bytes, records) = (u64::from(frame.raw_len), u64::from(frame.records));
+                gate.pass(bytes, records).map_err(|_| Broken::Off)
+            })
+            .map_err(|broken| match broken {
+                Broken::Off => DumpError::Interrupted,
+                Broken::Chunk(error) => DumpError::chunk(&entry.name)(error),
+            })?;
+        self.checksum(entry, &sealed.sha256, sealed.stored_bytes)?;
+        let again = ChunkEntry::new(&layout::object(&entry.name), &sealed);
+        if again != *entry {
+            return Err(damaged("is not what its part record says of it".to_owned()));
+        }
+        Ok(())
+    }
+
+    fn checksum(
+        &self,
+        entry: &ChunkEntry,
+        sha256: &Sha256Digest,
+        bytes: u64,
+    ) -> Result<(), DumpError> {
+        if *sha256 != entry.sha256 {
+            return Err(self.dump.damaged(
+                &entry.name,
+                format!(
+                    "its {bytes} bytes have the SHA-256 {sha256}, and should have {}",
+                    entry.sha256
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Reads every record of a part whose chunks are good.
+    fn records(&self, record: &PartRecord, decoder: &mut Decoder) -> Result<(), DumpError> {
+        let error = RefCell::new(None);
+        let progress = self.job.progress();
+        let mut frames = PartFrames::new(
+            self.dump.store(),
+            record,
+            (self.content.name(), self.content.version()),
+            decoder,
+            progress,
+            &error,
+        );
+        // The frames of this part passed the gate a moment ago.
+        let open = tipple_budget::Gate::new(tipple_budget::Rates::default());
+        let mut records = RecordReader::new(&open, &mut frames);
+        let read = loop {
+            match self.content.skip(&mut records) {
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
+                Err(stop) => break Err(stop),
+            }
+        };
+        let counts = (records.records(), records.bytes());
+        if let Some(error) = error.take() {
+            return Err(error);
+        }
+        read?;
+        if counts != (record.records, record.raw_bytes) {
+            return Err(self.dump.damaged(
+                layout::part_object(&record.part),
+                format!(
+                    "says {} records in {} bytes, and its chunks hold {} in {}",
+                    record.records, record.raw_bytes, counts.0, counts.1
+                ),
+            ));
+        }
+        bump(&progress.records, counts.0);
+        bump(&progress.raw_bytes, counts.1);
+        Ok(())
+    }
+
+    /// Damage is a finding; anything else ends the verification.
+    fn note(&self, object: &ObjectName, error: DumpError) -> Result<(), DumpError> {
+        let missing =
+            matches!(&error, DumpError::Store(error) if error.kind() == StoreErrorKind::NotFound);
+        match error.kind() {
+            // The listing has told it already.
+            _ if missing => Ok(()),
+            ErrorKind::Damaged => {
+                self.found.add_error(object, &error);
+                Ok(())
+            }
+            _ => Err(error),
+        }
+    }
+}
+
+/// Why the pass over a chunk ended early.
+enum Broken {
+    Off,
+    Chunk(ChunkError),
+}
+
+impl From<ChunkError> for Broken {
+    fn from(error: ChunkError) -> Self {
+        Self::Chunk(error)
+    }
+}
+
+/// A reader that ends when the job is cancelled.
+struct Gated<'a> {
+    input: Box<dyn tipple_store::ObjectRead>,
+    gate: &'a tipple_budget::Gate,
+}
+
+impl std::io::Read for Gated<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let bytes = self.input.read(buffer)?;
+        self.gate
+            .pass(bytes as u64, 0)
+            .map_err(std::io::Error::other)?;
+        Ok(bytes)
+    }
+}

@@ -39,6 +39,7 @@ pub fn cat(
     options: &CatOptions,
 ) -> Result<u64, DumpError> {
     let dump = OpenDump::open(store, options.partial)?;
+    dump.check_parts()?;
     let content = known_content(&dump, contents)?;
     let mut decoder = Decoder::new().map_err(DumpError::chunk("a decoder"))?;
     let mut left = options.records_max.unwrap_or(u64::MAX);

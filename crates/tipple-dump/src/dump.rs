@@ -142,7 +142,7 @@ pub fn dump(
     let sealed = run.workers()?;
 
     job.phase(Phase::Finishing);
-    let sums = Sums::of(store, &sealed)?;
+    let sums = Sums::of(store, &plan.id, &sealed)?;
     let said = source.finish(&sealed.planned, sums.records, &sums.outcomes)?;
     failpoint!("summing");
     store.put_if_absent(&layout::object(layout::SHA256SUMS), &sums.sha256sums())?;

@@ -7,8 +7,8 @@
 //! | `plan/<plan>/PLANNED` | when all parts are there | [`Sealed`]: how many parts, and of which life of the source |
 //! | `chunks/<part>-<nnnn>-<sha256, first 32 hex>.<content>.zst` | before the part record | records |
 //! | `parts/<part>.json` | when all its chunks are durable | [`PartRecord`]: the commit of a part |
-//! | `SHA256SUMS` | when all parts are committed | for `sha256sum -c`: HEAD, part records, chunks |
-//! | `DONE` | last, once | [`Done`]: totals, and a digest over the part records |
+//! | `SHA256SUMS` | when all parts are committed | for `sha256sum -c`: HEAD, PLANNED, part records, chunks |
+//! | `DONE` | last, once | [`Done`]: totals, a digest over the part records, and one of itself |
 //!
 //! `<part>` is `<plan>-<nnnnnnnn>`, so a part tells its plan; a plan without PLANNED is void, and so are its parts.
 //! All of them are written with put-if-absent (I5). Readers accept newer minor versions and refuse newer major
@@ -215,6 +215,17 @@ pub struct Done {
     /// What the source said at the end.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub source: Value,
+    /// SHA-256 of the object's bytes as they would be with 64 zeros here.
+    pub own_sha256: Sha256Digest,
+}
+
+impl Done {
+    /// Whether `bytes`, that this was read from, are those that were written.
+    pub(crate) fn is_own(&self, bytes: &[u8]) -> bool {
+        let own = self.own_sha256.to_string();
+        let text = String::from_utf8_lossy(bytes).replace(&own, &"0".repeat(own.len()));
+        Sha256Digest::of(text.as_bytes()) == self.own_sha256
+    }
 }
 
 pub(crate) const HEAD: &str = "HEAD.json";

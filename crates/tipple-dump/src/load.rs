@@ -80,6 +80,7 @@ pub fn load(
 ) -> Result<Report, DumpError> {
     check_workers(options.threads, 64 << 10)?;
     let dump = OpenDump::open(store, options.partial)?;
+    dump.check_parts()?;
     let content = &dump.head().content;
     if !sink.accepts(&content.name, content.version) {
         return Err(DumpError::Usage(format!(

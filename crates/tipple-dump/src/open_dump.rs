@@ -2,6 +2,8 @@
 
 use std::ops::ControlFlow;
 
+use sha2::{Digest, Sha256};
+use tipple_chunk::Sha256Digest;
 use tipple_flow::PartName;
 use tipple_store::{ObjectName, Store, StoreErrorKind};
 
@@ -82,6 +84,33 @@ impl<'a> OpenDump<'a> {
     /// The committed parts of its plan, sorted.
     pub fn parts(&self) -> &[PartName] {
         &self.parts
+    }
+
+    /// Whether all part records are there as they were when the dump was finished. Nothing is read from a dump before
+    /// this held: a missing part would be a silent loss.
+    ///
+    /// # Errors
+    /// `Damaged`, `Store`.
+    pub fn check_parts(&self) -> Result<(), DumpError> {
+        let Some(done) = &self.done else {
+            return Ok(());
+        };
+        let mut digest = Sha256::new();
+        for part in &self.parts {
+            let bytes = layout::get_json_bytes(self.store, &layout::part_object(part))?;
+            digest.update(Sha256Digest::of(&bytes).as_bytes());
+        }
+        if Sha256Digest::from(digest) != done.digest {
+            return Err(self.damaged(
+                "parts/",
+                format!(
+                    "its {} part records are not the {} that DONE speaks of; `tipple verify` tells which are missing or changed",
+                    self.parts.len(),
+                    done.parts
+                ),
+            ));
+        }
+        Ok(())
     }
 
     /// A part record.

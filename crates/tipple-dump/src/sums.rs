@@ -25,7 +25,7 @@ pub(crate) struct Sums {
 
 impl Sums {
     /// Adds up the part records of a sealed plan, as they are in the store.
-    pub(crate) fn of(store: &dyn Store, sealed: &Sealed) -> Result<Self, DumpError> {
+    pub(crate) fn of(store: &dyn Store, plan: &str, sealed: &Sealed) -> Result<Self, DumpError> {
         let mut sums = SumsBuilder::default();
         let mut names: Vec<_> = sealed.parts.iter().map(|part| &part.name).collect();
         names.sort_unstable();
@@ -35,15 +35,17 @@ impl Sums {
             let record: PartRecord = layout::parse_json(store, &object, &bytes)?;
             sums.add(object.to_string(), &bytes, &record);
         }
-        sums.finish(&sealed.planned.outcomes).with_head(store)
+        sums.finish(&sealed.planned.outcomes)
+            .with_others(store, plan)
     }
 
-    /// The same with HEAD among the files of `SHA256SUMS`.
-    pub(crate) fn with_head(mut self, store: &dyn Store) -> Result<Self, DumpError> {
-        let head = layout::object(layout::HEAD);
-        let bytes = layout::get_json_bytes(store, &head)?;
-        self.lines
-            .insert(head.to_string(), Sha256Digest::of(&bytes));
+    /// The same with HEAD and PLANNED among the files of `SHA256SUMS`.
+    pub(crate) fn with_others(mut self, store: &dyn Store, plan: &str) -> Result<Self, DumpError> {
+        for object in [layout::object(layout::HEAD), layout::planned_object(plan)] {
+            let bytes = layout::get_json_bytes(store, &object)?;
+            self.lines
+                .insert(object.to_string(), Sha256Digest::of(&bytes));
+        }
         Ok(self)
     }
 
@@ -57,7 +59,7 @@ impl Sums {
     }
 
     pub(crate) fn done(&self, plan: &str, source: Value) -> Done {
-        Done {
+        let mut done = Done {
             format: Format::CURRENT,
             plan: plan.to_owned(),
             parts: self.parts,
@@ -70,7 +72,10 @@ impl Sums {
             digest: self.digest,
             finished: layout::now(),
             source,
-        }
+            own_sha256: Sha256Digest([0; 32]),
+        };
+        done.own_sha256 = Sha256Digest::of(&layout::to_json(&done));
+        done
     }
 }
 

@@ -243,11 +243,18 @@ impl Verifying<'_> {
                     );
                 }
             }
+            let object = layout::object(layout::DONE);
+            if !done.is_own(&layout::get_json_bytes(store, &object)?) {
+                found.add(object, "is not as it was written");
+            }
             if done.digest != sums.digest {
                 found.add(layout::DONE, "its digest is not that of the part records");
             }
             let outcomes = sums.outcomes.clone();
-            self.sha256sums(&sums.with_head(store)?)?;
+            match sums.with_others(store, &done.plan) {
+                Ok(sums) => self.sha256sums(&sums)?,
+                Err(error) => self.note(&layout::object(layout::SHA256SUMS), error)?,
+            }
             return Ok((outcomes, self.unlisted(&listed)?));
         }
         Ok((sums.outcomes, self.unlisted(&listed)?))

@@ -96,7 +96,8 @@ pub struct RecordWriter<'a> {
     frame_bytes_max: usize,
     // Bytes that the gate has let in and that are not written yet.
     room: usize,
-    records_passed: u64,
+    // What the rates have been charged for: each step pays for the one before, so that they get exact numbers.
+    passed: Written,
     // Bytes that the record which was begun still has to get; counted down from `OPEN` if nobody knows how many.
     owed: u64,
     open: bool,
@@ -122,7 +123,7 @@ impl<'a> RecordWriter<'a> {
             frame: FrameSpan::EMPTY,
             frame_bytes_max: FRAME_BYTES_MAX,
             room: 0,
-            records_passed: 0,
+            passed: Written::default(),
             owed: 0,
             open: false,
             written: Written::default(),
@@ -296,7 +297,7 @@ impl<'a> RecordWriter<'a> {
         self.frame = FrameSpan::EMPTY;
         self.owed = 0;
         self.open = false;
-        self.records_passed = 0;
+        self.passed = Written::default();
         self.written = Written::default();
         self.drain.restart()
     }
@@ -311,6 +312,7 @@ impl<'a> RecordWriter<'a> {
     pub fn finish(mut self) -> Result<Written, Stop> {
         assert_eq!(self.owed, 0, "the last record was not ended");
         self.cut_block()?;
+        self.pass()?;
         Ok(self.written)
     }
 
@@ -345,9 +347,10 @@ impl<'a> RecordWriter<'a> {
 
     #[cold]
     fn pass(&mut self) -> Result<(), Stop> {
-        let records = self.written.records - self.records_passed;
-        self.gate.pass(STEP as u64, records)?;
-        self.records_passed = self.written.records;
+        let bytes = self.written.bytes - self.passed.bytes;
+        let records = self.written.records - self.passed.records;
+        self.gate.pass(bytes, records)?;
+        self.passed = self.written;
         self.room = STEP;
         Ok(())
     }

@@ -1,0 +1,226 @@
+//! The damage matrix: every kind of file in a dump, damaged in every way, against verify, quick verify and load.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tipple_dump::{
+    Depth, DumpError, ErrorKind, Job, LoadOptions, VerifyOptions, dump, load, verify,
+};
+use tipple_store::{Access, Store, StoreUrl, open_store};
+
+use crate::round_trip::small;
+use crate::source::{Keep, Numbers, NumbersContent};
+
+fn open(dir: &Path) -> std::sync::Arc<dyn Store> {
+    let url: StoreUrl = dir.to_str().unwrap().parse().unwrap();
+    open_store(&url, Access::Read).unwrap()
+}
+
+fn problems(dir: &Path, depth: Depth) -> Result<u64, DumpError> {
+    let options = VerifyOptions {
+        depth,
+        threads: 2,
+        ..VerifyOptions::default()
+    };
+    let report = verify(
+        &Job::default(),
+        open(dir).as_ref(),
+        &[&NumbersContent],
+        &options,
+    )?;
+    Ok(report.problems_total)
+}
+
+/// Every file of a kind is represented by its first one.
+fn kinds(dir: &Path) -> Vec<PathBuf> {
+    let first = |sub: &str| {
+        let mut paths: Vec<_> = fs::read_dir(dir.join(sub))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        paths.sort();
+        paths.remove(0)
+    };
+    let plan = first("plan");
+    let mut kinds = vec![first("chunks"), first("parts"), plan.join("PLANNED")];
+    kinds.extend(["HEAD.json", "SHA256SUMS", "DONE"].map(|name| dir.join(name)));
+    kinds
+}
+
+type Damage = (&'static str, fn(&Path));
+
+const DAMAGES: &[Damage] = &[
+    ("deleted", |path| fs::remove_file(path).unwrap()),
+    ("emptied", |path| fs::write(path, b"").unwrap()),
+    ("cut by a byte", |path| {
+        let bytes = fs::read(path).unwrap();
+        fs::write(path, &bytes[..bytes.len() - 1]).unwrap();
+    }),
+    ("cut to half", |path| {
+        let bytes = fs::read(path).unwrap();
+        fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
+    }),
+    ("with a byte more", |path| {
+        let mut bytes = fs::read(path).unwrap();
+        bytes.push(b'7');
+        fs::write(path, bytes).unwrap();
+    }),
+    ("with a bit flipped at the start", |path| flip(path, 0.0)),
+    ("with a bit flipped in the middle", |path| flip(path, 0.5)),
+    ("with a digit changed", |path| {
+        // The nastiest: still well-formed JSON.
+        let mut bytes = fs::read(path).unwrap();
+        let digit = bytes.iter().rposition(u8::is_ascii_digit).unwrap();
+        bytes[digit] = if bytes[digit] == b'9' {
+            b'8'
+        } else {
+            bytes[digit] + 1
+        };
+        fs::write(path, bytes).unwrap();
+    }),
+];
+
+fn flip(path: &Path, place: f64) {
+    let mut bytes = fs::read(path).unwrap();
+    let at = (bytes.len() as f64 * place) as usize;
+    bytes[at] ^= 4;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn every_damage_to_every_kind_of_file_is_found_and_nothing_wrong_is_loaded() {
+    let whole = tempfile::tempdir().unwrap();
+    let source = Numbers::new(3000, 1000);
+    let url: StoreUrl = whole.path().join("dump").to_str().unwrap().parse().unwrap();
+    let store = open_store(&url, Access::Write).unwrap();
+    dump(&Job::default(), &source, store.as_ref(), &small(2)).unwrap();
+    let dir = whole.path().join("dump");
+    assert_eq!(problems(&dir, Depth::Full).unwrap(), 0);
+    assert_eq!(problems(&dir, Depth::Quick).unwrap(), 0);
+
+    for kind in kinds(&dir) {
+        let whole_bytes = fs::read(&kind).unwrap();
+        let name = kind.strip_prefix(&dir).unwrap().display().to_string();
+        for (damage, apply) in DAMAGES {
+            apply(&kind);
+            let told = |result: Result<u64, DumpError>| match result {
+                Ok(problems) => problems > 0,
+                // No dump at all, or a version that does not exist, is a way of telling, too.
+                Err(error) => matches!(
+                    error.kind(),
+                    ErrorKind::Usage | ErrorKind::Damaged | ErrorKind::Version
+                ),
+            };
+            // The words of HEAD that nobody needs (when it was begun, who wrote it) are under SHA256SUMS.
+            assert!(
+                told(problems(&dir, Depth::Full)),
+                "{name} {damage}: verify is content"
+            );
+            assert!(
+                told(problems(&dir, Depth::Quick)),
+                "{name} {damage}: verify --quick is content"
+            );
+            let keep = Keep::default();
+            let loaded = load(
+                &Job::default(),
+                open(&dir).as_ref(),
+                &keep,
+                &LoadOptions::default(),
+            );
+            // Records come whole or not at all; Keep looks at every byte of them.
+            let numbers = keep.numbers();
+            assert!(numbers.iter().all(|n| *n < 3000));
+            if loaded.is_ok() {
+                assert_eq!(
+                    numbers,
+                    source.expected(),
+                    "{name} {damage}: loaded something else"
+                );
+            }
+            fs::write(&kind, &whole_bytes).unwrap();
+        }
+    }
+    assert_eq!(
+        problems(&dir, Depth::Full).unwrap(),
+        0,
+        "the matrix left damage behind"
+    );
+}
+
+#[test]
+fn files_that_changed_places_are_found() {
+    let whole = tempfile::tempdir().unwrap();
+    let source = Numbers::new(3000, 1000);
+    let dir = whole.path().join("dump");
+    let url: StoreUrl = dir.to_str().unwrap().parse().unwrap();
+    let store = open_store(&url, Access::Write).unwrap();
+    dump(&Job::default(), &source, store.as_ref(), &small(2)).unwrap();
+    for sub in ["chunks", "parts"] {
+        let mut paths: Vec<_> = fs::read_dir(dir.join(sub))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        paths.sort();
+        let swap = || {
+            let third = dir.join("third");
+            fs::rename(&paths[0], &third).unwrap();
+            fs::rename(&paths[1], &paths[0]).unwrap();
+            fs::rename(&third, &paths[1]).unwrap();
+        };
+        swap();
+        assert!(problems(&dir, Depth::Full).unwrap() > 0, "{sub}");
+        assert!(problems(&dir, Depth::Quick).unwrap() > 0, "{sub}");
+        let keep = Keep::default();
+        load(
+            &Job::default(),
+            open(&dir).as_ref(),
+            &keep,
+            &LoadOptions::default(),
+        )
+        .unwrap_err();
+        swap();
+        // One too many: a copy of a record under the name of a part that was never planned.
+        if sub == "parts" {
+            let text = fs::read_to_string(&paths[0]).unwrap();
+            let name = paths[0].file_stem().unwrap().to_str().unwrap();
+            let other = name.replace("-00000000", "-00000099");
+            let extra = dir.join(format!("parts/{other}.json"));
+            fs::write(&extra, text.replace(name, &other)).unwrap();
+            assert!(problems(&dir, Depth::Quick).unwrap() > 0, "an extra part");
+            fs::remove_file(extra).unwrap();
+        }
+    }
+    assert_eq!(problems(&dir, Depth::Full).unwrap(), 0);
+}
+
+#[test]
+fn stock_tools_read_every_dump() {
+    let whole = tempfile::tempdir().unwrap();
+    let dir = whole.path().join("dump");
+    let url: StoreUrl = dir.to_str().unwrap().parse().unwrap();
+    let store = open_store(&url, Access::Write).unwrap();
+    let source = Numbers {
+        bytes: |n| if n == 5 { 3_000_000 } else { 200 },
+        ..Numbers::new(3000, 1000)
+    };
+    dump(&Job::default(), &source, store.as_ref(), &small(2)).unwrap();
+    let run = |command: &str| {
+        let status = std::process::Command::new("sh")
+            .args(["-ec", command])
+            .current_dir(&dir)
+            .stdout(std::process::Stdio::null())
+            .status()
+            .unwrap();
+        assert!(
+            status.success(),
+            "{command} (apt-get install -y zstd coreutils)"
+        );
+    };
+    run("sha256sum --strict -c SHA256SUMS");
+    run("zstd -q -t chunks/*.zst");
+    // All bytes of all records, in the order of the names.
+    let bytes: usize = source.expected().iter().map(|n| (source.bytes)(*n)).sum();
+    run(&format!(
+        "test $(cat chunks/*.zst | zstd -dcq | wc -c) = {bytes}"
+    ));
+}

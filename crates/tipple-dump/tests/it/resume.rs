@@ -1,0 +1,169 @@
+use std::sync::atomic::Ordering;
+
+use tipple_dump::{DumpError, ErrorKind, Job, LoadOptions, PruneOptions, dump, list, load, prune};
+use tipple_flow::Resume;
+
+use crate::round_trip::{assert_good, memory_store, small};
+use crate::source::{Keep, Numbers};
+
+#[test]
+fn a_dump_broken_off_anywhere_goes_on_to_the_same_records() {
+    for cancel_after in (0..3000).step_by(211) {
+        let store = memory_store(&format!("resume-{cancel_after}"));
+        let mut source = Numbers {
+            cancel_after: Some(cancel_after),
+            gone_every: Some(13),
+            ..Numbers::new(3000, 250)
+        };
+        let broken = dump(&Job::default(), &source, store.as_ref(), &small(3));
+        let Err(DumpError::Interrupted) = broken else {
+            // The last records were read before the cancel was seen.
+            assert!(cancel_after > 2500, "{broken:?}");
+            continue;
+        };
+        source.cancel_after = None;
+        let report = dump(&Job::default(), &source, store.as_ref(), &small(2)).unwrap();
+        assert_eq!(report.records, source.expected().len() as u64);
+        // Chunks of the first run that no record lists may be left; they are told and can be removed.
+        prune(
+            store.as_ref(),
+            &PruneOptions {
+                delete: true,
+                ..PruneOptions::default()
+            },
+        )
+        .unwrap();
+        assert_good(store.as_ref(), report.records);
+        let keep = Keep::default();
+        load(
+            &Job::default(),
+            store.as_ref(),
+            &keep,
+            &LoadOptions::default(),
+        )
+        .unwrap();
+        assert_eq!(keep.numbers(), source.expected());
+    }
+}
+
+#[test]
+fn a_source_with_another_life_is_dumped_anew_and_never_mixed() {
+    let store = memory_store("lives");
+    let mut source = Numbers {
+        cancel_after: Some(900),
+        ..Numbers::new(1000, 100)
+    };
+    dump(&Job::default(), &source, store.as_ref(), &small(1)).unwrap_err();
+    let first = list(store.as_ref()).unwrap();
+    assert!(!first.parts.is_empty());
+    source.cancel_after = None;
+    source.life.store(2, Ordering::Relaxed);
+    dump(&Job::default(), &source, store.as_ref(), &small(1)).unwrap();
+    let second = list(store.as_ref()).unwrap();
+    assert!(
+        second
+            .parts
+            .iter()
+            .all(|part| first.parts.iter().all(|old| old.part != part.part))
+    );
+    assert_eq!(second.parts.len(), 10);
+    let found = prune(store.as_ref(), &PruneOptions::default()).unwrap();
+    assert!(
+        !found.deleted
+            && found
+                .items
+                .iter()
+                .any(|item| item.why.contains("does not count"))
+    );
+    prune(
+        store.as_ref(),
+        &PruneOptions {
+            delete: true,
+            ..PruneOptions::default()
+        },
+    )
+    .unwrap();
+    assert!(
+        prune(store.as_ref(), &PruneOptions::default())
+            .unwrap()
+            .items
+            .is_empty()
+    );
+    assert_good(store.as_ref(), 1000);
+}
+
+#[test]
+fn a_source_that_changed_at_the_end_gets_no_done() {
+    let store = memory_store("changed");
+    let source = Numbers::new(1000, 100);
+    source.fail_finish.store(true, Ordering::Relaxed);
+    let error = dump(&Job::default(), &source, store.as_ref(), &small(2)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Live);
+    assert!(list(store.as_ref()).unwrap().done.is_none());
+}
+
+#[test]
+fn prune_leaves_an_unfinished_dump_alone() {
+    let store = memory_store("alone");
+    let source = Numbers {
+        cancel_after: Some(500),
+        ..Numbers::new(1000, 100)
+    };
+    dump(&Job::default(), &source, store.as_ref(), &small(2)).unwrap_err();
+    let delete = PruneOptions {
+        delete: true,
+        ..PruneOptions::default()
+    };
+    let error = prune(store.as_ref(), &delete).unwrap_err();
+    assert!(error.to_string().contains("--force"), "{error}");
+    prune(
+        store.as_ref(),
+        &PruneOptions {
+            force: true,
+            ..delete
+        },
+    )
+    .unwrap();
+    let source = Numbers::new(1000, 100);
+    dump(&Job::default(), &source, store.as_ref(), &small(2)).unwrap();
+    assert_good(store.as_ref(), 1000);
+}
+
+#[test]
+fn a_load_broken_off_goes_on_after_the_last_whole_part() {
+    let store = memory_store("load-state");
+    let source = Numbers::new(1000, 100);
+    dump(&Job::default(), &source, store.as_ref(), &small(2)).unwrap();
+    let state = tempfile::tempdir().unwrap();
+    let options = LoadOptions {
+        threads: 1,
+        state_dir: Some(state.path().to_owned()),
+        ..LoadOptions::default()
+    };
+    let mut keep = Keep {
+        fail_at: Some(555),
+        ..Keep::default()
+    };
+    let error = load(&Job::default(), store.as_ref(), &keep, &options).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Live, "{error}");
+    // As a sink that applies twice like once would, forget the part that was not finished.
+    keep.fail_at = None;
+    keep.numbers.lock().unwrap().retain(|n, _| *n < 500);
+    let report = load(&Job::default(), store.as_ref(), &keep, &options).unwrap();
+    assert_eq!(keep.numbers(), source.expected());
+    assert_eq!(
+        report.records, 1000,
+        "the report counts what earlier runs applied"
+    );
+    // It is finished: the next load is a new one.
+    let again = Keep::default();
+    load(&Job::default(), store.as_ref(), &again, &options).unwrap();
+    assert_eq!(again.numbers(), source.expected());
+
+    let restart_only = Keep {
+        resume: Resume::RestartOnly,
+        ..Keep::default()
+    };
+    let error = load(&Job::default(), store.as_ref(), &restart_only, &options).unwrap_err();
+    assert!(error.to_string().contains("--state"), "{error}");
+}

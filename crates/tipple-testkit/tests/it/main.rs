@@ -1,0 +1,7 @@
+//! The test kit itself: what tests rely on must hold.
+
+mod damage;
+mod floors;
+mod memcached;
+mod process;
+mod proxy;

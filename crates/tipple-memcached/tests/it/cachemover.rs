@@ -1,0 +1,1 @@
+//! The cachemover layout, byte for byte, and what is wrong with damaged ones.

@@ -1,0 +1,96 @@
+//! A process from outside: how long, how much CPU, how much memory.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// What a process took.
+pub struct Figures {
+    pub wall_s: f64,
+    /// User and system, from the kernel's accounting of children that were waited for.
+    pub cpu_s: f64,
+    /// The high-water mark of its resident memory.
+    pub rss_mib: f64,
+    stdout: String,
+}
+
+impl Figures {
+    /// The last line of its output, as JSON.
+    pub fn report(&self) -> Value {
+        let last = self.stdout.lines().last().unwrap_or_default();
+        serde_json::from_str(last).unwrap_or_else(|error| panic!("{last:?}: {error}"))
+    }
+}
+
+/// Runs a command to its end.
+///
+/// # Panics
+/// If it cannot be run, or fails: a figure of a failed run would be worthless.
+pub fn measure(program: &Path, args: &[&str]) -> Figures {
+    let cpu_before = children_cpu_s();
+    let start = Instant::now();
+    let mut child = Command::new(program)
+        .args(args)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+    let mut out = child.stdout.take().expect("piped");
+    let reader = std::thread::spawn(move || {
+        let mut text = String::new();
+        out.read_to_string(&mut text).expect("UTF-8");
+        text
+    });
+    let mut rss_kib = 0;
+    let status = loop {
+        // The mark only grows, so what matters is to look once more shortly before the end.
+        rss_kib = rss_kib.max(rss_max_kib(child.id()).unwrap_or(0));
+        match child.try_wait().expect("our own child") {
+            Some(status) => break status,
+            None => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    let wall_s = start.elapsed().as_secs_f64();
+    assert!(status.success(), "{} {args:?}: {status}", program.display());
+    Figures {
+        wall_s,
+        cpu_s: children_cpu_s() - cpu_before,
+        rss_mib: rss_kib as f64 / 1024.0,
+        stdout: reader.join().expect("the reader ended"),
+    }
+}
+
+/// The median; of an even number, the higher of the two in the middle.
+pub fn median(figures: impl Iterator<Item = f64>) -> f64 {
+    let mut sorted: Vec<f64> = figures.collect();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}
+
+fn rss_max_kib(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Fields 16 and 17 of /proc/self/stat (proc(5)), in ticks of 10 ms.
+fn children_cpu_s() -> f64 {
+    cpu_fields(15, 16)
+}
+
+/// Fields 14 and 15: the CPU of this process.
+pub fn own_cpu_s() -> f64 {
+    cpu_fields(13, 14)
+}
+
+fn cpu_fields(first: usize, second: usize) -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux");
+    // The second field is the program's name in parentheses; after it come the fields from the third on.
+    let fields: Vec<&str> = stat[stat.rfind(')').expect("a name") + 1..]
+        .split_whitespace()
+        .collect();
+    let ticks = |n: usize| fields[n - 2].parse::<f64>().expect("ticks");
+    (ticks(first) + ticks(second)) / 100.0
+}

@@ -106,8 +106,77 @@ fn lengths_of_the_index_that_are_wrong() {
     for len in [0, 1, 103, real - 1, real + 1, file.len() as u32, u32::MAX] {
         let mut file = file.clone();
         put_u32(&mut file, at, len);
-        assert_eq!(refused(&file).kind(), ErrorKind::Damaged, "{len}");
+        let error = refused(&file);
+        let field = "length of the index";
+        let expected = Damage::Field {
+            field,
+            found: len.into(),
+        };
+        let is_impossible = len < 104 || len as usize > file.len();
+        let is_expected = matches!(error, ChunkError::Damaged { damage, .. } if damage == expected);
+        assert_eq!(error.kind(), ErrorKind::Damaged, "{len}: {error}");
+        assert_eq!(
+            is_expected,
+            is_impossible || len as usize == file.len(),
+            "{len}: {error}"
+        );
     }
+}
+
+#[test]
+fn a_gap_between_the_last_frame_and_the_index() {
+    let mut parts = parts();
+    parts.frames.push(vec![0; 20]);
+    let data_bytes = parts.frames.concat().len() as u64;
+    put_u64(&mut parts.index, 48, data_bytes);
+    let expected = Damage::Mismatch {
+        field: "sum of stored lengths",
+        expected: data_bytes,
+        found: data_bytes - 20,
+    };
+    let error = refused(&parts.join());
+    assert!(
+        matches!(error, ChunkError::Damaged { damage, .. } if damage == expected),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_frame_without_bytes() {
+    let mut context = zstd_safe::CCtx::create();
+    context
+        .set_parameter(zstd_safe::CParameter::ChecksumFlag(true))
+        .unwrap();
+    let mut stored = Vec::with_capacity(1 << 10);
+    context.compress2(&mut stored, b"").unwrap();
+    for stored in [stored, vec![0; 14]] {
+        let mut parts = parts();
+        parts.replace_frame(1, stored, 0);
+        let error = refused(&parts.join());
+        assert!(
+            matches!(
+                error,
+                ChunkError::Damaged {
+                    damage: Damage::Field { .. },
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_frame_size_of_the_index_that_only_other_readers_would_believe() {
+    let parts = parts();
+    let mut file = parts.join();
+    let begin = parts.frames.concat().len();
+    let checksum_at = begin + parts.index.len();
+    let size = u32_at(&file, begin + 4);
+    put_u32(&mut file, begin + 4, size - 1);
+    let checksum = xxhash_rust::xxh64::xxh64(&file[begin..checksum_at], 0);
+    put_u64(&mut file, checksum_at, checksum);
+    assert_eq!(refused(&file).kind(), ErrorKind::Damaged);
 }
 
 #[test]

@@ -287,8 +287,8 @@ fn a_read_that_fails_costs_only_its_frame() {
     let (file, _) = chunk.write(Codec::None);
     let mut decoder = Decoder::new().unwrap();
     let entries = open(&file, None).unwrap().index().frames.clone();
-    for failing in 0..2 {
-        let fails_at = entries[failing].offset + 7;
+    for (failing, entry) in entries.iter().enumerate().take(2) {
+        let fails_at = entry.offset + 7;
         let mut reader = ChunkReader::open(
             Watched {
                 fails_at,
@@ -302,8 +302,9 @@ fn a_read_that_fails_costs_only_its_frame() {
                 Ok(raw) => assert!(number != failing && raw == frame.raw),
                 Err(error) => {
                     assert_eq!(number, failing);
-                    let at = entries[failing].offset;
-                    assert!(matches!(error, ChunkError::Io { offset, .. } if offset == at));
+                    assert!(
+                        matches!(error, ChunkError::Io { offset, .. } if offset == entry.offset)
+                    );
                 }
             }
         }

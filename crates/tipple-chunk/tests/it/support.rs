@@ -146,7 +146,6 @@ pub fn open<'f>(
 }
 
 /// Opens `file` and reads all frames: the raw bytes of each, or its error.
-#[expect(clippy::type_complexity, reason = "said once")]
 pub fn read_all(
     file: &[u8],
     index: Option<&Sha256Digest>,

@@ -68,8 +68,9 @@ pub fn gate() -> Gate {
 #[derive(Default)]
 pub struct Frames {
     frames: Vec<(Vec<u8>, u32)>,
-    /// The position of the first record of each frame that has one.
-    pub positions: Vec<u64>,
+    /// Of each frame in which a record begins: the first one's position, and its offset in the part.
+    pub positions: Vec<(u64, u64)>,
+    bytes: u64,
     at: Option<usize>,
 }
 
@@ -94,10 +95,12 @@ impl Drain for Frames {
     fn block(&mut self, block: Block) -> Result<(), Stop> {
         for (bytes, span) in block.frames() {
             self.frames.push((bytes.to_vec(), span.records));
-            if span.records > 0 {
+            if let Some(offset) = span.first_record {
                 let position = span.position.as_bytes().try_into().unwrap();
-                self.positions.push(u64::from_be_bytes(position));
+                self.positions
+                    .push((u64::from_be_bytes(position), self.bytes + u64::from(offset)));
             }
+            self.bytes += span.bytes as u64;
         }
         Ok(())
     }

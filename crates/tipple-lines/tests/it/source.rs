@@ -99,18 +99,18 @@ fn positions_are_offsets() {
         .collect();
     let (_dir, path) = file_of(&bytes);
     let file = LinesSource::file(&path, options(100_000, 1000)).unwrap();
+    // Every line is longer than this buffer.
+    let long = LinesSource::file(&path, options(100_000, 1)).unwrap();
     let pipe = LinesSource::pipe(Cursor::new(bytes.clone()));
-    for source in [&file, &pipe] {
-        let mut seen = 0;
-        for (frames, _) in read_all(source, BUFFER) {
-            for position in &frames.positions {
-                let at = *position as usize;
-                assert!(at == 0 || bytes[at - 1] == b'\n', "{at} is inside a line");
+    for source in [&file, &long, &pipe] {
+        let (mut seen, mut part_at) = (0, 0);
+        for (frames, written) in read_all(source, BUFFER) {
+            // A part begins where the one before ends.
+            for (position, offset) in &frames.positions {
+                assert_eq!(*position, part_at + offset, "{source:?}");
                 seen += 1;
             }
-            let all = frames.all_bytes();
-            let first = bytes.windows(7).position(|w| w == &all[..7]);
-            assert_eq!(frames.positions[0], first.unwrap() as u64);
+            part_at += written.bytes;
         }
         assert!(seen > 3);
     }
@@ -230,7 +230,13 @@ fn a_file_that_changes_is_refused() {
         let file = File::options().write(true).open(path).unwrap();
         file.set_modified(std::time::UNIX_EPOCH).unwrap();
     };
-    let changes: [fn(&Path); 3] = [append, truncate, touch];
+    let append_in_secret = |path: &Path| {
+        let before = fs::metadata(path).unwrap().modified().unwrap();
+        let mut file = OpenOptions::new().append(true).open(path).unwrap();
+        file.write_all(b"four\n").unwrap();
+        file.set_modified(before).unwrap();
+    };
+    let changes: [fn(&Path); 4] = [append, truncate, touch, append_in_secret];
     for change in changes {
         let (part, end) = dump_while(change);
         for result in [part, end] {
@@ -359,6 +365,20 @@ fn a_cancel_is_noticed_while_a_pipe_is_silent() {
         gate.cancel();
         assert!(matches!(reader.join().unwrap(), Err(Stop::Cancelled(_))));
     });
+}
+
+#[test]
+fn a_silence_is_no_end() {
+    /// Gives a byte only after a silence of several ticks.
+    struct Slow(Cursor<&'static [u8]>);
+    impl Read for Slow {
+        fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+            std::thread::sleep(std::time::Duration::from_millis(120));
+            self.0.read(&mut out[..2])
+        }
+    }
+    let source = LinesSource::pipe(Slow(Cursor::new(b"a\nb")));
+    assert_eq!(joined(&read_all(&source, BUFFER)), (b"a\nb".to_vec(), 2));
 }
 
 #[test]

@@ -32,6 +32,8 @@ const TICK: Duration = Duration::from_millis(100);
 const GREETING_BYTES_MAX: usize = 1024;
 /// Requests that wait to be sent: no more than this.
 pub const OUTBOX_BYTES_MAX: usize = 128 << 10;
+/// What a TLS session buffers: a record each way, 64 KiB of plain text that waits to be sent and its encrypted form.
+const TLS_BYTES: u64 = 256 << 10;
 /// When there is less room than this at the end of the receive buffer, what is in it moves to the front.
 const ROOM_BYTES_MIN: usize = 8 << 10;
 
@@ -219,13 +221,19 @@ impl Connection {
         options: &MemcachedOptions,
         gate: Option<&Gate>,
     ) -> Result<Self, ConnectionError> {
-        const VERSION: [u8; 24] = {
-            let mut request = [0; 24];
-            (request[0], request[1]) = (0x80, 0x0B);
-            request
+        const HEAD_BYTES: usize = 24;
+        // First an operation whose code is a line feed: a server that reads it as text answers at once with an error,
+        // where it would wait for the end of the line otherwise.
+        const REQUESTS: [u8; 2 * HEAD_BYTES] = {
+            const NOOP: u8 = 0x0A;
+            const VERSION: u8 = 0x0B;
+            let mut requests = [0; 2 * HEAD_BYTES];
+            (requests[0], requests[1]) = (0x80, NOOP);
+            (requests[HEAD_BYTES], requests[HEAD_BYTES + 1]) = (0x80, VERSION);
+            requests
         };
         let mut connection = Self::connect_silent(server, options, gate)?;
-        connection.send(&VERSION, gate)?;
+        connection.send(&REQUESTS, gate)?;
         if connection.buffered().is_empty() {
             connection.fill(gate)?;
         }
@@ -240,7 +248,8 @@ impl Connection {
         if connection.buffered().first() != Some(&0x81) {
             return Err(connection.unexpected("its version in the binary protocol"));
         }
-        let mut head = [0; 24];
+        let mut head = [0; HEAD_BYTES];
+        connection.read_exact(&mut head, gate)?;
         connection.read_exact(&mut head, gate)?;
         let text_bytes = u32::from_be_bytes(head[8..12].try_into().expect("4 bytes")) as usize;
         if text_bytes > GREETING_BYTES_MAX {
@@ -284,6 +293,12 @@ impl Connection {
             end: 0,
             version: Version::default(),
         })
+    }
+
+    /// What a connection holds at most, in bytes.
+    pub fn memory_bytes(options: &MemcachedOptions) -> u64 {
+        let tls = if options.tls.is_some() { TLS_BYTES } else { 0 };
+        (options.buffer_bytes + OUTBOX_BYTES_MAX) as u64 + tls
     }
 
     /// The server at the other end.

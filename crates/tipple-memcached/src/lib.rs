@@ -10,26 +10,43 @@
 
 mod cachemover;
 mod connection;
+mod fetch;
 mod filter;
 mod items;
 mod ketama;
+mod key_file;
 mod lane;
 mod life;
+mod listing;
+mod metadump;
 mod options;
+mod reply;
 mod retry;
 mod sink;
+mod source;
+mod stats;
 mod tls;
 mod url;
 
 pub use cachemover::{CachemoverOptions, CachemoverSink, CachemoverSource, is_cachemover};
 pub use connection::{Connection, ConnectionError, OUTBOX_BYTES_MAX, Version};
+pub use fetch::{EXPIRY_UNKNOWN, GONE, SERVER_ERROR, TOO_LARGE, UNSENDABLE};
 pub use filter::{EXPIRED, Filter, FilterOptions};
 pub use items::{
     HEADER_BYTES, ITEMS_NAME, ITEMS_VERSION, Item, ItemReader, ItemsContent, KEY_BYTES_MAX, NEVER,
     ReadItem, VALUE_BYTES_MAX, encode_header,
 };
 pub use ketama::{BUCKET_DEFAULT, Ring};
+pub use key_file::{KEYS, KEYS_EXTENSION, KeyFileError, KeyFileReader, Keys};
+pub use listing::Listing;
+pub use metadump::{LineError, ListedItem, METADUMP_LINE_BYTES_MAX};
 pub use options::{BUFFER_BYTES_MAX, BUFFER_BYTES_MIN, Credentials, MemcachedOptions, TlsOptions};
+pub use reply::{MetaFlags, REPLY_LINE_BYTES_MAX, Reply, ReplyError, check_data_end, parse_reply};
 pub use retry::{Retry, RetryOptions};
 pub use sink::{MemcachedSink, SinkOptions, StoreMode, WINDOW_BYTES_MAX, WINDOW_BYTES_MIN};
+pub use source::{
+    ITEM_VALUE_BYTES_MAX, KEY_FILE_BYTES_MAX, KEY_FILE_BYTES_MIN, MemcachedSource, SourceOptions,
+    key_space_bytes_max,
+};
+pub use stats::{Incarnation, Stats};
 pub use url::{MemcachedUrl, PORT_DEFAULT, Server, UrlError};

@@ -2,6 +2,7 @@
 
 mod cachemover;
 mod items;
+mod pipeline;
 mod protocol;
 mod server;
 mod sink;

@@ -119,9 +119,34 @@ impl Memcached {
         };
     }
 
-    /// The process id.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+    /// Stops it as a debugger would, until what it returns is dropped.
+    pub fn stop(&self) -> Stopped {
+        Stopped::new(self.child.id())
+    }
+}
+
+/// A process that does not run for now.
+pub struct Stopped {
+    pid: u32,
+}
+
+impl Stopped {
+    fn new(pid: u32) -> Self {
+        Self::signal(pid, "-STOP");
+        Self { pid }
+    }
+
+    fn signal(pid: u32, signal: &str) {
+        let sent = Command::new("kill")
+            .args([signal, &pid.to_string()])
+            .status();
+        assert!(sent.unwrap().success());
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        Self::signal(self.pid, "-CONT");
     }
 }
 

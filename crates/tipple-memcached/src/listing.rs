@@ -1,0 +1,661 @@
+//! Listing the keys of a server into key files.
+//!
+//! A listing that its reader does not keep up with harms the server: its crawler thread holds a lock that any other
+//! crawler command of any client waits for, with a whole worker thread of the server, and before 1.6.19 also the lock
+//! of a stripe of keys. So a listing is read on a thread of its own, as fast as it comes, into key files on the local
+//! disk; the gate is only asked whether the job was cancelled; and no second crawler command is sent while one runs.
+//!
+//! The key files of a server are handed over when its listing is complete. A listing can break off in the middle (a
+//! lost connection, or a hash table that grows: "ERROR locked try again later"); it then starts again from nothing, and
+//! nobody has seen the one before, so that nothing is dumped twice.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
+
+use tipple_budget::Gate;
+use tipple_flow::{Failure, NewPart, Outcomes, Party, PlanBody, Stop};
+
+use crate::connection::{Connection, ConnectionError, shown};
+use crate::filter::Filter;
+use crate::key_file::{KEYS_EXTENSION, KeyFile, KeyFileWriter, decode, encode};
+use crate::metadump::{ListedItem, METADUMP_LINE_BYTES_MAX};
+use crate::options::MemcachedOptions;
+use crate::retry::Retry;
+use crate::source::crawler_off;
+use crate::stats::{Incarnation, Stats};
+use crate::url::Server;
+
+/// How keys are listed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Listing {
+    /// By the hash table where the server can (1.6.9), in 3 passes over the LRU where it cannot.
+    #[default]
+    Auto,
+    /// By a walk over the hash table, which misses nothing and lists nothing twice.
+    Hash,
+    /// By walks over the LRU lists, which miss items that clients read meanwhile. What one pass misses, another may
+    /// find; what several find is dumped once.
+    All {
+        /// How many walks, 1 to 100.
+        passes: u32,
+    },
+}
+
+impl Listing {
+    /// The most passes.
+    pub const PASSES_MAX: u32 = 100;
+    const PASSES_DEFAULT: u32 = 3;
+
+    /// Walks over the LRU; `None` for one over the hash table.
+    fn passes(self, connection: &Connection) -> Option<u32> {
+        match self {
+            Self::Hash => None,
+            Self::All { passes } => Some(passes),
+            Self::Auto if connection.version().is_at_least(1, 6, 9) => None,
+            Self::Auto => Some(Self::PASSES_DEFAULT),
+        }
+    }
+}
+
+/// Lines between two looks at the gate and two reports of progress.
+const STEP: u64 = 8192;
+
+/// Buckets of keys while several passes are brought together.
+const BUCKETS_MAX: u64 = 256;
+const BUCKET_KEYS: u64 = 50_000;
+const BUCKET_BUFFER_BYTES: usize = 8 << 10;
+/// The most that the keys of one bucket may take in memory.
+const BUCKET_BYTES_MAX: u64 = 64 << 20;
+
+/// What a listing thread tells.
+pub(crate) enum Listed {
+    /// The listing of a server is complete, and its parts follow.
+    Life(Incarnation),
+    /// So many more keys were listed.
+    Keys(u64),
+    /// A part, of a server whose listing is complete.
+    Part(NewPart),
+}
+
+/// What all listings of a job share.
+pub(crate) struct Lister<'a> {
+    pub options: &'a MemcachedOptions,
+    pub filter: &'a Filter,
+    pub listing: Listing,
+    pub key_file_bytes: u64,
+    pub key_space: &'a KeySpace,
+    pub dir: &'a Path,
+    pub gate: &'a Gate,
+}
+
+/// What came of the listing of one server.
+pub(crate) struct ServerListed {
+    pub incarnation: Incarnation,
+    pub version: String,
+    pub curr_items: u64,
+    pub listed: u64,
+    pub outcomes: Outcomes,
+}
+
+/// The local disk that key files may take.
+#[derive(Debug)]
+pub(crate) struct KeySpace {
+    bytes_max: u64,
+    bytes: AtomicU64,
+}
+
+impl KeySpace {
+    pub fn new(bytes_max: u64) -> Self {
+        Self {
+            bytes_max,
+            bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// Counts bytes that were written. `keys` of `curr_items` were listed so far: from this follows what would do.
+    fn take(&self, bytes: u64, keys: u64, curr_items: u64) -> Result<(), Failure> {
+        let taken = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if taken <= self.bytes_max {
+            return Ok(());
+        }
+        let share = curr_items as f64 / keys.max(1) as f64;
+        let would_do = (taken as f64 * share.max(1.0) * 1.5) as u64;
+        Err(Failure::new(
+            Party::Budget,
+            format!(
+                "the key files need more than the key space of {} bytes: {keys} of about {curr_items} keys took {taken} bytes; give a key space of at least {would_do} bytes",
+                self.bytes_max
+            ),
+        ))
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Why one attempt at a listing ended.
+enum Broken {
+    /// It may start again.
+    Retry(String),
+    /// It may not.
+    Stop(Stop),
+}
+
+impl From<Stop> for Broken {
+    fn from(stop: Stop) -> Self {
+        Self::Stop(stop)
+    }
+}
+
+impl From<Failure> for Broken {
+    fn from(failure: Failure) -> Self {
+        Self::Stop(failure.into())
+    }
+}
+
+impl From<ConnectionError> for Broken {
+    fn from(error: ConnectionError) -> Self {
+        if error.is_retryable() {
+            return Self::Retry(match std::error::Error::source(&error) {
+                Some(source) => format!("{error}: {source}"),
+                None => error.to_string(),
+            });
+        }
+        Self::Stop(error.into_stop(Party::Source))
+    }
+}
+
+impl Lister<'_> {
+    /// What one listing thread holds at most, in bytes.
+    pub fn memory_bytes(options: &MemcachedOptions, key_file_bytes: u64, listing: Listing) -> u64 {
+        let passes = match listing {
+            Listing::Hash => 0,
+            // The buckets' buffers, or one bucket with its table.
+            Listing::Auto | Listing::All { .. } => BUCKET_BYTES_MAX * 2,
+        };
+        Connection::memory_bytes(options) + KeyFileWriter::memory_bytes(key_file_bytes) + passes
+    }
+
+    /// Lists the keys of `server`, the `number`th, and hands its parts to `out`.
+    pub fn list(
+        &self,
+        number: usize,
+        server: &Server,
+        out: &SyncSender<Listed>,
+    ) -> Result<ServerListed, Stop> {
+        let mut retry = Retry::new(&self.options.retry);
+        let mut life = None;
+        for attempt in 0.. {
+            let stem = format!("keys-{number:04}-{attempt:04}");
+            let mut run = Run::new(self, server, stem, out);
+            match run.list(&mut life) {
+                Ok(listed) => {
+                    // Nobody takes it: the plan has failed elsewhere.
+                    let gone = |_| Stop::Cancelled(tipple_budget::Cancelled);
+                    out.send(Listed::Life(listed.incarnation.clone()))
+                        .map_err(gone)?;
+                    for file in std::mem::take(&mut run.files) {
+                        let part = NewPart {
+                            body: PlanBody::File(file.path),
+                            extension: KEYS_EXTENSION,
+                            records: Some(file.keys),
+                            bytes_estimate: file.items_bytes,
+                        };
+                        out.send(Listed::Part(part)).map_err(gone)?;
+                    }
+                    return Ok(listed);
+                }
+                Err(Broken::Stop(stop)) => return Err(stop),
+                Err(Broken::Retry(reason)) => {
+                    run.discard();
+                    if !retry.wait(Some(self.gate))? {
+                        return Err(Failure::new(
+                            Party::Source,
+                            format!(
+                                "the keys of memcached at {server} could not be listed in {} attempts: {reason}; run the same command again",
+                                retry.failures()
+                            ),
+                        )
+                        .into());
+                    }
+                }
+            }
+        }
+        unreachable!("the retry ends it")
+    }
+}
+
+/// One attempt at the listing of one server.
+struct Run<'a> {
+    lister: &'a Lister<'a>,
+    server: &'a Server,
+    stem: String,
+    out: &'a SyncSender<Listed>,
+    files: Vec<KeyFile>,
+    buckets: Option<Buckets>,
+    listed: u64,
+    reported: u64,
+    curr_items: u64,
+    now: i64,
+    outcomes: Outcomes,
+}
+
+impl<'a> Run<'a> {
+    fn new(
+        lister: &'a Lister<'a>,
+        server: &'a Server,
+        stem: String,
+        out: &'a SyncSender<Listed>,
+    ) -> Self {
+        Self {
+            lister,
+            server,
+            stem,
+            out,
+            files: Vec::new(),
+            buckets: None,
+            listed: 0,
+            reported: 0,
+            curr_items: 0,
+            now: 0,
+            outcomes: Outcomes::default(),
+        }
+    }
+
+    fn list(&mut self, life: &mut Option<Incarnation>) -> Result<ServerListed, Broken> {
+        let gate = Some(self.lister.gate);
+        let mut connection = Connection::connect(self.server, self.lister.options, gate)?;
+        let stats = Stats::read(&mut connection, gate)?;
+        let incarnation = Incarnation::new(self.server.to_string(), &stats);
+        life.get_or_insert_with(|| incarnation.clone())
+            .check(&incarnation)?;
+        self.now = stats.time;
+        self.curr_items = stats.curr_items;
+        let mut writer = KeyFileWriter::new(
+            self.lister.dir,
+            self.stem.clone(),
+            self.server.to_string(),
+            stats.time,
+            self.lister.key_file_bytes,
+        )
+        .map_err(|error| {
+            Failure::new(Party::Budget, "cannot set up the encoder of key files").because(error)
+        })?;
+        match self.lister.listing.passes(&connection) {
+            None => self.walk(&mut connection, "hash", &mut |run, item| {
+                run.outcome_or(item, |run, item| run.add(&mut writer, item))
+            })?,
+            Some(passes) => {
+                let dir = self.lister.dir.join(format!("{}-buckets", self.stem));
+                self.buckets = Some(Buckets::create(dir, stats.curr_items).map_err(disk)?);
+                for _ in 0..passes {
+                    self.walk(&mut connection, "all", &mut Self::add_to_bucket)?;
+                }
+                self.merge(&mut writer)?;
+            }
+        }
+        let last = writer.flush()?;
+        self.keep(last)?;
+        let stats = Stats::read(&mut connection, gate)?;
+        incarnation.check(&Incarnation::new(self.server.to_string(), &stats))?;
+        Ok(ServerListed {
+            incarnation,
+            version: connection.version().to_string(),
+            curr_items: self.curr_items,
+            listed: self.listed,
+            outcomes: std::mem::take(&mut self.outcomes),
+        })
+    }
+
+    fn add_to_bucket(&mut self, item: &ListedItem) -> Result<(), Failure> {
+        let buckets = self
+            .buckets
+            .as_mut()
+            .expect("created before the first pass");
+        let bytes = buckets.add(item, self.now).map_err(disk)?;
+        self.lister
+            .key_space
+            .take(bytes, self.listed, self.curr_items)
+    }
+
+    /// Brings the passes together: what several of them found is one key.
+    fn merge(&mut self, writer: &mut KeyFileWriter) -> Result<(), Failure> {
+        let mut buckets = self.buckets.take().expect("created before the first pass");
+        self.listed = 0;
+        let base = self.now;
+        for n in 0..buckets.files.len() {
+            let bucket = buckets.read(n).map_err(disk)?;
+            for item in unique(&bucket, base)? {
+                self.listed += 1;
+                self.outcome_or(&item, |run, item| run.add(writer, item))?;
+            }
+        }
+        self.lister.key_space.give_back(buckets.bytes);
+        Ok(())
+    }
+
+    /// Applies the filter.
+    fn outcome_or(
+        &mut self,
+        item: &ListedItem,
+        keep: impl FnOnce(&mut Self, &ListedItem) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        match self.lister.filter.keep(item.key(), item.exptime, self.now) {
+            Ok(()) => keep(self, item),
+            Err(cause) => {
+                self.outcomes.count(cause);
+                Ok(())
+            }
+        }
+    }
+
+    fn add(&mut self, writer: &mut KeyFileWriter, item: &ListedItem) -> Result<(), Failure> {
+        let file = writer.add(item)?;
+        self.keep(file)
+    }
+
+    fn keep(&mut self, file: Option<KeyFile>) -> Result<(), Failure> {
+        if let Some(file) = file {
+            let bytes = file.stored_bytes;
+            self.files.push(file);
+            self.lister
+                .key_space
+                .take(bytes, self.listed, self.curr_items)?;
+        }
+        Ok(())
+    }
+
+    /// Reads one listing to its end, and gives every item to `each`.
+    fn walk(
+        &mut self,
+        connection: &mut Connection,
+        kind: &str,
+        each: &mut dyn FnMut(&mut Self, &ListedItem) -> Result<(), Failure>,
+    ) -> Result<(), Broken> {
+        let gate = Some(self.lister.gate);
+        let request = format!("lru_crawler metadump {kind}\r\n");
+        let mut retry = Retry::new(&self.lister.options.retry);
+        connection.send(request.as_bytes(), gate)?;
+        let mut item = ListedItem::default();
+        let mut begun = false;
+        loop {
+            let mut used = 0;
+            let mut busy = false;
+            loop {
+                let rest = &connection.buffered()[used..];
+                let Some(at) = memchr::memchr(b'\n', rest) else {
+                    break;
+                };
+                let line = &rest[..at];
+                used += at + 1;
+                if line.starts_with(b"key=") {
+                    if let Err(error) = item.read_line(line) {
+                        return Err(self.nonsense(line, &error.to_string()).into());
+                    }
+                    begun = true;
+                    self.listed += 1;
+                    each(self, &item)?;
+                    if self.listed.is_multiple_of(STEP) {
+                        self.report();
+                    }
+                    continue;
+                }
+                match self.other_line(line, begun)? {
+                    Line::Begin => {}
+                    Line::End => {
+                        connection.consume(used);
+                        self.report();
+                        return Ok(());
+                    }
+                    Line::Busy => busy = true,
+                }
+            }
+            connection.consume(used);
+            if busy {
+                let again = retry.wait(gate).map_err(Stop::from)?;
+                if !again {
+                    return Err(Broken::Stop(self.busy(retry.failures()).into()));
+                }
+                connection.send(request.as_bytes(), gate)?;
+            }
+            if connection.buffered().len() > METADUMP_LINE_BYTES_MAX {
+                let line = connection.buffered()[..100].to_vec();
+                return Err(self.nonsense(&line, "it has no end").into());
+            }
+            connection.fill(gate)?;
+        }
+    }
+
+    /// A line that is no item.
+    fn other_line(&self, line: &[u8], begun: bool) -> Result<Line, Broken> {
+        let server = self.server;
+        let line = line.trim_ascii_end();
+        if line == b"END" {
+            return Ok(Line::End);
+        }
+        if line == b"OK" && !begun {
+            return Ok(Line::Begin);
+        }
+        if line.starts_with(b"BUSY") && !begun {
+            return Ok(Line::Busy);
+        }
+        if line.starts_with(b"ERROR locked") {
+            return Err(Broken::Retry(format!(
+                "memcached at {server} grew its hash table meanwhile ({})",
+                shown(line)
+            )));
+        }
+        if !begun && (line.starts_with(b"CLIENT_ERROR") || line.starts_with(b"ERROR")) {
+            return Err(crawler_off(server).because(shown(line)).into());
+        }
+        if line.starts_with(b"SERVER_ERROR") {
+            return Err(Broken::Retry(format!(
+                "memcached at {server}: {}",
+                shown(line)
+            )));
+        }
+        Err(self
+            .nonsense(line, "it is none of the lines of a listing")
+            .into())
+    }
+
+    fn nonsense(&self, line: &[u8], why: &str) -> Failure {
+        Failure::new(
+            Party::Source,
+            format!(
+                "memcached at {} listed its keys with a line that cannot be read, {:?}: {why}; please report it with the server's version",
+                self.server,
+                shown(line)
+            ),
+        )
+    }
+
+    fn busy(&self, attempts: u32) -> Failure {
+        Failure::new(
+            Party::Source,
+            format!(
+                "memcached at {} was busy with another crawler at each of {attempts} attempts: see whether somebody else lists its keys, and run the same command again",
+                self.server
+            ),
+        )
+    }
+
+    fn report(&mut self) {
+        // If nobody listens any more, sending the parts will tell.
+        let _ = self
+            .out
+            .send(Listed::Keys(self.listed.saturating_sub(self.reported)));
+        self.reported = self.reported.max(self.listed);
+    }
+
+    /// Removes what it wrote.
+    fn discard(&mut self) {
+        for file in self.files.drain(..) {
+            self.lister.key_space.give_back(file.stored_bytes);
+            // What cannot be removed lies in a scratch folder under a name that is not used again.
+            let _ = std::fs::remove_file(&file.path);
+        }
+        if let Some(buckets) = self.buckets.take() {
+            self.lister.key_space.give_back(buckets.bytes);
+        }
+        // Progress that was told stays told: the next attempt reports what goes beyond it.
+    }
+}
+
+enum Line {
+    Begin,
+    End,
+    Busy,
+}
+
+fn disk(error: std::io::Error) -> Failure {
+    Failure::new(
+        Party::Budget,
+        "cannot write lists of keys: check the local disk",
+    )
+    .because(error)
+}
+
+/// Keys of several passes, spread over files by a hash of the key, so that each file's keys fit in memory.
+struct Buckets {
+    dir: PathBuf,
+    files: Vec<BufWriter<File>>,
+    record: Vec<u8>,
+    bytes: u64,
+}
+
+impl Buckets {
+    fn create(dir: PathBuf, curr_items: u64) -> std::io::Result<Self> {
+        std::fs::create_dir(&dir)?;
+        let count = (curr_items / BUCKET_KEYS + 1).min(BUCKETS_MAX);
+        let mut files = Vec::new();
+        for n in 0..count {
+            let file = File::options()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .open(dir.join(format!("{n}")))?;
+            files.push(BufWriter::with_capacity(BUCKET_BUFFER_BYTES, file));
+        }
+        Ok(Self {
+            dir,
+            files,
+            record: Vec::new(),
+            bytes: 0,
+        })
+    }
+
+    fn add(&mut self, item: &ListedItem, base: i64) -> std::io::Result<u64> {
+        self.record.clear();
+        encode(item, base, &mut self.record);
+        let bucket = hash(item.key()) >> 32;
+        let bucket = bucket as usize % self.files.len();
+        self.files[bucket].write_all(&self.record)?;
+        self.bytes += self.record.len() as u64;
+        Ok(self.record.len() as u64)
+    }
+
+    /// All of bucket `n`, whose file is removed.
+    fn read(&mut self, n: usize) -> std::io::Result<Vec<u8>> {
+        self.files[n].flush()?;
+        let path = self.dir.join(format!("{n}"));
+        let length = std::fs::metadata(&path)?.len();
+        if length > BUCKET_BYTES_MAX {
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::FileTooLarge,
+                "too many keys to bring several passes together in bounded memory: this needs memcached 1.6.9 or later, which lists its keys in one pass",
+            ));
+        }
+        let mut bytes = Vec::with_capacity(length as usize);
+        BufReader::new(File::open(&path)?).read_to_end(&mut bytes)?;
+        std::fs::remove_file(&path)?;
+        Ok(bytes)
+    }
+}
+
+impl Drop for Buckets {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// FNV-1a with a final mix: spreads keys over buckets, the same in every pass.
+fn hash(key: &[u8]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for &byte in key {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    hash ^ (hash >> 29)
+}
+
+/// The items of a bucket, each key once, as the last pass that found it tells it.
+fn unique(bucket: &[u8], base: i64) -> Result<impl Iterator<Item = ListedItem>, Failure> {
+    let broken = |error| {
+        Failure::new(
+            Party::Budget,
+            "lists of keys came back changed: check the local disk",
+        )
+        .because(error)
+    };
+    let mut at = std::collections::HashMap::<&[u8], u32>::new();
+    let mut item = ListedItem::default();
+    let mut rest = bucket;
+    while !rest.is_empty() {
+        let offset = bucket.len() - rest.len();
+        let key_bytes = usize::from(rest.get(1).copied().unwrap_or(0));
+        decode(&mut rest, base, &mut item).map_err(broken)?;
+        // It was decoded, so it is there. Offsets fit: a bucket is at most 64 MiB.
+        at.insert(&bucket[offset + 2..offset + 2 + key_bytes], offset as u32);
+    }
+    let mut offsets: Vec<u32> = at.into_values().collect();
+    offsets.sort_unstable();
+    Ok(offsets.into_iter().map(move |offset| {
+        let mut item = ListedItem::default();
+        let decoded = decode(&mut &bucket[offset as usize..], base, &mut item);
+        decoded.expect("it was decoded before");
+        item
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_of_several_passes_is_one_key_as_the_last_one_told_it() {
+        let mut bytes = Vec::new();
+        for (key, cas) in [("a", 1), ("b", 2), ("a", 3), ("c", 4), ("b", 5)] {
+            let mut item = ListedItem::default();
+            item.set_key(key.as_bytes());
+            item.cas = cas;
+            encode(&item, 100, &mut bytes);
+        }
+        let found: Vec<_> = unique(&bytes, 100)
+            .unwrap()
+            .map(|item| (item.key().to_vec(), item.cas))
+            .collect();
+        assert_eq!(
+            found,
+            [(b"a".to_vec(), 3), (b"c".to_vec(), 4), (b"b".to_vec(), 5)]
+        );
+        assert!(unique(&bytes[..bytes.len() - 1], 100).map(drop).is_err());
+    }
+
+    #[test]
+    fn a_full_key_space_says_what_would_do() {
+        let space = KeySpace::new(1000);
+        space.take(900, 10, 100).unwrap();
+        space.give_back(100);
+        space.take(200, 20, 100).unwrap();
+        let refusal = space.take(1, 50, 100).unwrap_err();
+        assert_eq!(refusal.party(), Party::Budget);
+        assert!(
+            refusal.to_string().ends_with("at least 3003 bytes"),
+            "{refusal}"
+        );
+    }
+}

@@ -27,6 +27,8 @@ pub struct ChunkReader<R> {
     index_sha256: Sha256Digest,
     /// The frame that `next_frame` gives.
     next: usize,
+    /// Over the stored frames that `next_frame` gave, if wanted.
+    hash: Option<Sha256>,
 }
 
 /// A frame that was verified and decoded.
@@ -81,7 +83,15 @@ impl<R: Read + Seek> ChunkReader<R> {
             index,
             index_sha256,
             next: 0,
+            hash: None,
         })
+    }
+
+    /// The same, with a digest of all stored bytes taken on the way: see
+    /// [`sealed`](ChunkReader::sealed).
+    pub fn hashing(mut self) -> Self {
+        self.hash = Some(Sha256::new());
+        self
     }
 
     /// What the chunk says it holds.
@@ -150,34 +160,30 @@ impl<R: Read + Seek> ChunkReader<R> {
         if number == self.index.frames.len() {
             return Ok(None);
         }
-        let raw = self.read_frame(number, decoder)?;
+        let raw_len = self.read_frame(number, decoder)?.len();
         self.next = number + 1;
+        let entry = &self.index.frames[number];
+        if let Some(hash) = &mut self.hash {
+            hash.update(&decoder.stored[..entry.stored_len as usize]);
+        }
         Ok(Some(Frame {
-            entry: &self.index.frames[number],
-            raw,
+            entry,
+            raw: &decoder.raw[..raw_len],
         }))
     }
 
-    /// Reads the whole chunk once, from its beginning to its end: every frame is verified,
-    /// decoded and given to `on_frame`, and all bytes go into the digest that is returned. Whether
+    /// What the chunk is, after [`next_frame`](ChunkReader::next_frame) gave all frames of a reader
+    /// that is [`hashing`](ChunkReader::hashing): the digest of all its bytes among it. Whether
     /// this is the chunk that one expected is for the caller to compare, or use [`verify`].
     ///
     /// # Errors
-    /// `Io`; `Damaged`, with the number and offset of the first frame that is; what `on_frame`
-    /// returns.
-    pub fn verify_all<E: From<ChunkError>>(
-        &mut self,
-        decoder: &mut Decoder,
-        mut on_frame: impl FnMut(&[u8], &FrameEntry) -> Result<(), E>,
-    ) -> Result<Sealed, E> {
-        let mut sha256 = Sha256::new();
-        for number in 0..self.index.frames.len() {
-            let read = self.read_frame(number, decoder).map(<[u8]>::len);
-            let raw_len = read?;
-            let entry = &self.index.frames[number];
-            sha256.update(&decoder.stored[..entry.stored_len as usize]);
-            on_frame(&decoder.raw[..raw_len], entry)?;
-        }
+    /// `Io` if the end of the chunk cannot be read.
+    ///
+    /// # Panics
+    /// If the reader is not hashing, or has frames left.
+    pub fn sealed(&mut self, decoder: &mut Decoder) -> Result<Sealed, ChunkError> {
+        assert_eq!(self.next, self.index.frames.len(), "frames are left");
+        let mut sha256 = self.hash.take().expect("the reader is hashing");
         let mut at = self.index.data_bytes;
         while at < self.chunk_bytes {
             let len = (self.chunk_bytes - at).min(decoder.stored.len() as u64) as usize;
@@ -208,6 +214,25 @@ impl<R: Read + Seek> ChunkReader<R> {
             begins_inside_record: index.begins_inside_record,
             ends_inside_record: index.ends_inside_record,
         })
+    }
+
+    /// Reads the whole chunk once, from its beginning to its end: every frame is verified,
+    /// decoded and given to `on_frame`, and all bytes go into the digest that is returned.
+    ///
+    /// # Errors
+    /// `Io`; `Damaged`, with the number and offset of the first frame that is; what `on_frame`
+    /// returns.
+    pub fn verify_all<E: From<ChunkError>>(
+        &mut self,
+        decoder: &mut Decoder,
+        mut on_frame: impl FnMut(&[u8], &FrameEntry) -> Result<(), E>,
+    ) -> Result<Sealed, E> {
+        self.next = 0;
+        self.hash = Some(Sha256::new());
+        while let Some(frame) = self.next_frame(decoder)? {
+            on_frame(frame.raw, frame.entry)?;
+        }
+        Ok(self.sealed(decoder)?)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use tipple_budget::Cancelled;
-use tipple_chunk::{ChunkReader, Decoder};
+use tipple_chunk::{ChunkReader, Decoder, Sealed};
 use tipple_flow::{FrameSource, Stop};
 use tipple_store::{ObjectRead, Store};
 
@@ -23,6 +23,8 @@ pub(crate) struct PartFrames<'a> {
     reader: Option<ChunkReader<Box<dyn ObjectRead>>>,
     frame_bytes: usize,
     is_open: bool,
+    /// Compare whole chunks with their entries in the part record, too.
+    verifies: bool,
     error: &'a RefCell<Option<DumpError>>,
 }
 
@@ -46,8 +48,15 @@ impl<'a> PartFrames<'a> {
             reader: None,
             frame_bytes: 0,
             is_open: false,
+            verifies: false,
             error,
         }
+    }
+
+    /// The same, which also compares every chunk as a whole with what the part record says of it.
+    pub(crate) fn verifying(mut self) -> Self {
+        self.verifies = true;
+        self
     }
 
     fn next(&mut self) -> Result<Option<u32>, DumpError> {
@@ -79,8 +88,15 @@ impl<'a> PartFrames<'a> {
                     bump(&self.progress.chunks, 1);
                     bump(&self.progress.stored_bytes, entry.stored_bytes);
                     self.is_open = entry.ends_inside;
-                    self.reader = None;
                     self.chunk += 1;
+                    if let Some(mut reader) = self.reader.take()
+                        && self.verifies
+                    {
+                        let sealed = reader
+                            .sealed(self.decoder)
+                            .map_err(DumpError::chunk(&entry.name))?;
+                        check_entry(self.store, entry, &sealed)?;
+                    }
                 }
             }
         }
@@ -104,7 +120,11 @@ impl<'a> PartFrames<'a> {
         if index.begins_inside_record != self.is_open {
             return Err(self.damaged(&entry.name, "does not begin where the chunk before ends"));
         }
-        Ok(reader)
+        Ok(if self.verifies {
+            reader.hashing()
+        } else {
+            reader
+        })
     }
 
     fn damaged(&self, object: &str, reason: impl Into<String>) -> DumpError {
@@ -114,6 +134,29 @@ impl<'a> PartFrames<'a> {
             reason: reason.into(),
         }
     }
+}
+
+/// Whether a chunk is the one that its part record speaks of.
+pub(crate) fn check_entry(
+    store: &dyn Store,
+    entry: &ChunkEntry,
+    sealed: &Sealed,
+) -> Result<(), DumpError> {
+    let found = ChunkEntry::new(&layout::object(&entry.name), sealed);
+    if found == *entry {
+        return Ok(());
+    }
+    Err(DumpError::Damaged {
+        store: store.url().to_owned(),
+        object: entry.name.clone(),
+        reason: match found.sha256 == entry.sha256 {
+            true => "is not what its part record says of it".to_owned(),
+            false => format!(
+                "its {} bytes have the SHA-256 {}, and should have {}",
+                found.stored_bytes, found.sha256, entry.sha256
+            ),
+        },
+    })
 }
 
 impl FrameSource for PartFrames<'_> {

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
 use serde::Serialize;
-use tipple_chunk::{ChunkError, ChunkReader, Decoder, Sha256Digest};
+use tipple_chunk::{ChunkError, ChunkReader, Decoder};
 use tipple_flow::{Content, PartName, RecordReader};
 use tipple_store::{ObjectName, Store, StoreErrorKind};
 
@@ -18,7 +18,7 @@ use crate::job::{Event, Job, Phase, Report, bump};
 use crate::layout::{self, ChunkEntry, PartRecord};
 use crate::ledger::Ledger;
 use crate::open_dump::OpenDump;
-use crate::part_frames::PartFrames;
+use crate::part_frames::{PartFrames, check_entry};
 use crate::sums::SumsBuilder;
 
 /// How deep to look.
@@ -174,6 +174,10 @@ impl Found {
             cause = next.source();
         }
         self.add(object, text);
+    }
+
+    fn total(&self) -> u64 {
+        self.problems.lock().expect("no worker panicked").1
     }
 
     fn into_report(self, report: Report, unlisted: u64) -> VerifyReport {
@@ -368,52 +372,78 @@ impl Verifying<'_> {
             let Ok(record) = self.dump.record(&part) else {
                 continue;
             };
-            let mut good = true;
-            for entry in &record.chunks {
-                if let Err(error) = self.chunk(entry, decoder) {
-                    good = false;
-                    self.note(&layout::object(&entry.name), error)?;
-                }
-            }
             let progress = self.job.progress();
-            match self.depth {
-                Depth::Quick => {
-                    bump(&progress.chunks, record.chunks.len() as u64);
-                    bump(&progress.stored_bytes, record.stored_bytes);
-                    bump(&progress.raw_bytes, record.raw_bytes);
+            let read = match self.depth {
+                Depth::Quick => Ok(false),
+                Depth::Full => self.records(&record, decoder).map(|()| true),
+            };
+            match read {
+                Ok(true) => {}
+                Ok(false) => {
+                    for entry in &record.chunks {
+                        self.chunk(entry, decoder)?;
+                    }
                     bump(&progress.records, record.records);
+                    bump(&progress.raw_bytes, record.raw_bytes);
                 }
-                Depth::Full if good => {
-                    if let Err(error) = self.records(&record, decoder) {
+                Err(error) => {
+                    let before = self.found.total();
+                    // One pass over the records stops at the first damage: look at every chunk by itself.
+                    for entry in &record.chunks {
+                        self.chunk(entry, decoder)?;
+                    }
+                    if self.found.total() == before {
                         self.note(&layout::part_object(&part), error)?;
                     }
                 }
-                Depth::Full => {}
             }
             bump(&progress.parts, 1);
         }
         Ok(())
     }
 
-    /// The stored bytes of a chunk, and, if need be, its index against the part record.
+    /// One chunk by itself: its stored bytes, and all frames unless that is too deep.
     fn chunk(&self, entry: &ChunkEntry, decoder: &mut Decoder) -> Result<(), DumpError> {
-        let object = self.dump.store().open(&layout::object(&entry.name))?;
-        let damaged = |reason: String| self.dump.damaged(&entry.name, reason);
-        if self.depth == Depth::Quick {
-            let gated = Gated {
-                input: object,
-                gate: self.job.gate(),
-            };
-            let (sha256, bytes) =
-                tipple_chunk::sha256_of(gated).map_err(|error| match self.job.gate().check() {
-                    Err(cancelled) => cancelled.into(),
-                    Ok(()) => damaged(format!("cannot be read: {error}")),
-                })?;
-            return self.checksum(entry, &sha256, bytes);
+        let object = layout::object(&entry.name);
+        match self.chunk_bytes(entry, &object, decoder) {
+            Ok(()) => Ok(()),
+            Err(error) => self.note(&object, error),
         }
-        let mut reader = ChunkReader::open(object, Some(&entry.index_sha256))
-            .map_err(DumpError::chunk(&entry.name))?;
+    }
+
+    fn chunk_bytes(
+        &self,
+        entry: &ChunkEntry,
+        object: &ObjectName,
+        decoder: &mut Decoder,
+    ) -> Result<(), DumpError> {
+        let store = self.dump.store();
+        let input = store.open(object)?;
         let gate = self.job.gate();
+        let progress = self.job.progress();
+        if self.depth == Depth::Quick {
+            let read = tipple_chunk::sha256_of(Gated { input, gate });
+            let (sha256, bytes) = read.map_err(|error| match gate.check() {
+                Err(cancelled) => cancelled.into(),
+                Ok(()) => self
+                    .dump
+                    .damaged(object, format!("cannot be read: {error}")),
+            })?;
+            if sha256 != entry.sha256 {
+                return Err(self.dump.damaged(
+                    object,
+                    format!(
+                        "its {bytes} bytes have the SHA-256 {sha256}, and should have {}",
+                        entry.sha256
+                    ),
+                ));
+            }
+            bump(&progress.chunks, 1);
+            bump(&progress.stored_bytes, bytes);
+            return Ok(());
+        }
+        let mut reader = ChunkReader::open(input, Some(&entry.index_sha256))
+            .map_err(DumpError::chunk(object))?;
         let sealed = reader
             .verify_all(decoder, |_, frame| {
                 let (bytes, records) = (u64::from(frame.raw_len), u64::from(frame.records));
@@ -421,35 +451,12 @@ impl Verifying<'_> {
             })
             .map_err(|broken| match broken {
                 Broken::Off => DumpError::Interrupted,
-                Broken::Chunk(error) => DumpError::chunk(&entry.name)(error),
+                Broken::Chunk(error) => DumpError::chunk(object)(error),
             })?;
-        self.checksum(entry, &sealed.sha256, sealed.stored_bytes)?;
-        let again = ChunkEntry::new(&layout::object(&entry.name), &sealed);
-        if again != *entry {
-            return Err(damaged("is not what its part record says of it".to_owned()));
-        }
-        Ok(())
+        check_entry(store, entry, &sealed)
     }
 
-    fn checksum(
-        &self,
-        entry: &ChunkEntry,
-        sha256: &Sha256Digest,
-        bytes: u64,
-    ) -> Result<(), DumpError> {
-        if *sha256 != entry.sha256 {
-            return Err(self.dump.damaged(
-                &entry.name,
-                format!(
-                    "its {bytes} bytes have the SHA-256 {sha256}, and should have {}",
-                    entry.sha256
-                ),
-            ));
-        }
-        Ok(())
-    }
-
-    /// Reads every record of a part whose chunks are good.
+    /// Reads every record of a part, and compares every chunk with its entry, in one pass.
     fn records(&self, record: &PartRecord, decoder: &mut Decoder) -> Result<(), DumpError> {
         let error = RefCell::new(None);
         let progress = self.job.progress();
@@ -460,10 +467,9 @@ impl Verifying<'_> {
             decoder,
             progress,
             &error,
-        );
-        // The frames of this part passed the gate a moment ago.
-        let open = tipple_budget::Gate::new(tipple_budget::Rates::default());
-        let mut records = RecordReader::new(&open, &mut frames);
+        )
+        .verifying();
+        let mut records = RecordReader::new(self.job.gate(), &mut frames);
         let read = loop {
             match self.content.skip(&mut records) {
                 Ok(true) => {}

@@ -86,6 +86,11 @@ fn a_file_appears_whole_under_its_name_alone() {
     assert_eq!(report["bytes"], 21);
     assert_eq!(fs::read(&path).unwrap(), b"one\ntwo\nthree\n\n\n\xff\0end");
     assert_eq!(names_in(dir.path()), ["out"]);
+    // With the permissions that any new file gets.
+    let plain = dir.path().join("plain");
+    fs::write(&plain, b"").unwrap();
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode();
+    assert_eq!(mode(&path), mode(&plain));
 }
 
 #[test]

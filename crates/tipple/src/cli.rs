@@ -1,0 +1,602 @@
+//! What a user may type.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
+use tipple_chunk::Codec;
+use tipple_dump::PartRange;
+
+use crate::help;
+use crate::ready::Listing;
+use crate::units::{self, ByteSize, Rate, Span};
+
+/// Gets data out of live systems into verified files, and back.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tipple",
+    version,
+    long_about = help::ABOUT,
+    after_help = help::AFTER,
+    arg_required_else_help = true,
+    subcommand_required = true,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// From a live system into a folder of verified files
+    #[command(long_about = help::DUMP, after_long_help = help::DUMP_EXAMPLES)]
+    Dump(Box<DumpArgs>),
+    /// From a dump back into a live system
+    #[command(long_about = help::LOAD, after_long_help = help::LOAD_EXAMPLES)]
+    Load(Box<LoadArgs>),
+    /// Straight from one live system into another, no files in between
+    #[command(long_about = help::COPY, after_long_help = help::COPY_EXAMPLES)]
+    Copy(Box<CopyArgs>),
+    /// Checks a dump: every checksum, every count
+    #[command(long_about = help::VERIFY, after_long_help = help::VERIFY_EXAMPLES)]
+    Verify(VerifyArgs),
+    /// Shows what is in a dump
+    #[command(long_about = help::LIST, after_long_help = help::LIST_EXAMPLES)]
+    List(ListArgs),
+    /// Prints the records of a dump, one JSON object a line
+    #[command(long_about = help::CAT, after_long_help = help::CAT_EXAMPLES)]
+    Cat(CatArgs),
+    /// Removes what unfinished attempts left in a dump
+    #[command(long_about = help::PRUNE, after_long_help = help::PRUNE_EXAMPLES)]
+    Prune(PruneArgs),
+    /// Says what a store or a source can do
+    #[command(long_about = help::DOCTOR, after_long_help = help::DOCTOR_EXAMPLES)]
+    Doctor(DoctorArgs),
+    /// Shows all of it on real data in a temporary folder
+    #[command(long_about = help::TOUR, after_long_help = help::TOUR_EXAMPLES)]
+    Tour(TourArgs),
+    /// Prints the completions of a shell
+    #[command(long_about = help::COMPLETIONS, after_long_help = help::COMPLETIONS_EXAMPLES)]
+    Completions(CompletionsArgs),
+    /// Prints a manual page
+    #[command(long_about = help::MAN, after_long_help = help::MAN_EXAMPLES)]
+    Man(ManArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DumpArgs {
+    /// What to dump: memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, lines:FILE, or - for the lines of standard input
+    pub(crate) source: OsString,
+
+    /// Where the dump goes: an empty or new folder, or that of the same dump when it was broken off
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) store: OsString,
+
+    #[command(flatten)]
+    pub(crate) job: JobFlags,
+    #[command(flatten)]
+    pub(crate) buffers: BufferFlags,
+    #[command(flatten)]
+    pub(crate) shape: ShapeFlags,
+    #[command(flatten)]
+    pub(crate) lines: LinesSourceFlags,
+    #[command(flatten)]
+    pub(crate) listing: ListingFlags,
+    #[command(flatten)]
+    pub(crate) filter: FilterFlags,
+    #[command(flatten)]
+    pub(crate) connection: ConnectionFlags,
+    #[command(flatten)]
+    pub(crate) output: OutputFlags,
+    #[command(flatten)]
+    pub(crate) watch: WatchFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LoadArgs {
+    /// The dump: its folder, also one in the cachemover layout
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) store: OsString,
+
+    /// Where the records go: memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, lines:FILE, or - for standard output
+    pub(crate) sink: OsString,
+
+    #[command(flatten)]
+    pub(crate) job: JobFlags,
+    #[command(flatten)]
+    pub(crate) parts: PartFlags,
+
+    /// Keep in this folder how far the load is, so that the same command goes on after a kill; for memcached sinks
+    #[arg(long, value_name = "DIR", env = "TIPPLE_STATE", hide_env_values = true, value_hint = ValueHint::DirPath, help_heading = "Job")]
+    pub(crate) state: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) lines: LinesSinkFlags,
+    #[command(flatten)]
+    pub(crate) storing: StoringFlags,
+    #[command(flatten)]
+    pub(crate) filter: FilterFlags,
+    #[command(flatten)]
+    pub(crate) connection: ConnectionFlags,
+    #[command(flatten)]
+    pub(crate) output: OutputFlags,
+    #[command(flatten)]
+    pub(crate) watch: WatchFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CopyArgs {
+    /// What to copy: memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, lines:FILE, -, or a folder in the cachemover layout
+    pub(crate) source: OsString,
+
+    /// Where the records go: memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, lines:FILE, or - for standard output
+    pub(crate) sink: OsString,
+
+    #[command(flatten)]
+    pub(crate) job: JobFlags,
+    #[command(flatten)]
+    pub(crate) buffers: BufferFlags,
+    #[command(flatten)]
+    pub(crate) lines: LinesSourceFlags,
+    #[command(flatten)]
+    pub(crate) lines_sink: LinesSinkFlags,
+    #[command(flatten)]
+    pub(crate) listing: ListingFlags,
+    #[command(flatten)]
+    pub(crate) storing: StoringFlags,
+    #[command(flatten)]
+    pub(crate) filter: FilterFlags,
+    #[command(flatten)]
+    pub(crate) connection: ConnectionFlags,
+    #[command(flatten)]
+    pub(crate) output: OutputFlags,
+    #[command(flatten)]
+    pub(crate) watch: WatchFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// The dump: its folder, also one in the cachemover layout
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) store: OsString,
+
+    /// Only the checksums of the stored bytes; no frame is decoded and no record read
+    #[arg(long, env = "TIPPLE_QUICK", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    pub(crate) quick: bool,
+
+    /// Accept an unfinished dump, and verify its committed parts
+    #[arg(long, env = "TIPPLE_PARTIAL", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    pub(crate) partial: bool,
+
+    #[command(flatten)]
+    pub(crate) threads: ThreadFlags,
+    #[command(flatten)]
+    pub(crate) output: OutputFlags,
+    #[command(flatten)]
+    pub(crate) watch: WatchFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// The dump: its folder, also one in the cachemover layout
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) store: OsString,
+
+    /// Show every part and its chunks
+    #[arg(long, env = "TIPPLE_LIST_PARTS", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    pub(crate) parts: bool,
+
+    #[command(flatten)]
+    pub(crate) output: OutputFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CatArgs {
+    /// The dump: its folder, also one in the cachemover layout
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) store: OsString,
+
+    /// At most so many records
+    #[arg(
+        long,
+        value_name = "N",
+        env = "TIPPLE_LIMIT",
+        hide_env_values = true
+    )]
+    pub(crate) limit: Option<u64>,
+
+    /// The bytes of the records as they are, where the content has such a form (lines), instead of JSON
+    #[arg(long, env = "TIPPLE_RAW", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    pub(crate) raw: bool,
+
+    #[command(flatten)]
+    pub(crate) parts: PartFlags,
+    #[command(flatten)]
+    pub(crate) settings: SettingFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PruneArgs {
+    /// The dump: its folder
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) store: OsString,
+
+    /// Delete what is shown; without it, nothing is touched
+    #[arg(long, env = "TIPPLE_YES", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    pub(crate) yes: bool,
+
+    /// Also in an unfinished dump, whose writer might still be at work elsewhere
+    #[arg(long, env = "TIPPLE_FORCE", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    pub(crate) force: bool,
+
+    /// In an unfinished dump, only staged files that nobody has written to for so long
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "TIPPLE_OLDER_THAN",
+        hide_env_values = true
+    )]
+    pub(crate) older_than: Option<Span>,
+
+    #[command(flatten)]
+    pub(crate) output: OutputFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// A store (a folder) or a source (memcached://…, lines:FILE)
+    pub(crate) what: OsString,
+
+    #[command(flatten)]
+    pub(crate) connection: ConnectionFlags,
+    #[command(flatten)]
+    pub(crate) output: OutputFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TourArgs {
+    /// Keep the temporary folder
+    #[arg(long, env = "TIPPLE_KEEP", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    pub(crate) keep: bool,
+
+    #[command(flatten)]
+    pub(crate) settings: SettingFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// The verb whose page is printed; without it, the page of tipple itself
+    pub(crate) verb: Option<String>,
+
+    /// Write all pages into this folder instead
+    #[arg(long, value_name = "DIR", env = "TIPPLE_MAN_DIR", hide_env_values = true, value_hint = ValueHint::DirPath)]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Job")]
+pub(crate) struct ThreadFlags {
+    /// Workers, 1 to 1024; sinks and sources have one connection to each server for each [default: one per core]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "TIPPLE_THREADS",
+        hide_env_values = true,
+        visible_alias = "connections"
+    )]
+    pub(crate) threads: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Job")]
+pub(crate) struct JobFlags {
+    #[command(flatten)]
+    pub(crate) threads: ThreadFlags,
+
+    /// At most so much a second: raw bytes (60MiB/s) or records (5000/s); give it twice for both [default: no limit]
+    #[arg(long, value_name = "RATE", env = "TIPPLE_RATE", hide_env_values = true, value_delimiter = ',', action = ArgAction::Append)]
+    pub(crate) rate: Vec<Rate>,
+
+    /// The most memory for buffers, codecs and connections; refused at the start if the job needs more [default: what it needs, printed at the start]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "TIPPLE_MEMORY",
+        hide_env_values = true
+    )]
+    pub(crate) memory: Option<ByteSize>,
+
+    /// Only say what it would take: parts, bytes, time, memory and disk
+    #[arg(long, env = "TIPPLE_DRY_RUN", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Job")]
+pub(crate) struct BufferFlags {
+    /// One buffer, 64KiB to 1GiB; each worker has two
+    #[arg(long, value_name = "SIZE", env = "TIPPLE_BUFFER", hide_env_values = true, default_value_t = ByteSize(8 << 20))]
+    pub(crate) buffer: ByteSize,
+
+    /// Folder for temporary files, where the store has none of its own; a copy keeps a cache's key files there [default: the system's]
+    #[arg(long, value_name = "DIR", env = "TIPPLE_SPOOL", hide_env_values = true, value_hint = ValueHint::DirPath)]
+    pub(crate) spool: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Files of the dump")]
+pub(crate) struct ShapeFlags {
+    /// The most raw bytes in one chunk (or data file), at least 1MiB; a larger record goes on in the next chunk
+    #[arg(long, value_name = "SIZE", env = "TIPPLE_CHUNK_SIZE", hide_env_values = true, default_value_t = ByteSize(64 << 20))]
+    pub(crate) chunk_size: ByteSize,
+
+    /// none, zstd or zstd:LEVEL, level 1 to 22, or below 0 for more speed; all are valid .zst files
+    #[arg(long, value_name = "CODEC", env = "TIPPLE_COMPRESS", hide_env_values = true, default_value_t = Codec::default())]
+    pub(crate) compress: Codec,
+
+    /// The files' layout
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "TIPPLE_LAYOUT",
+        hide_env_values = true,
+        default_value = "tipple"
+    )]
+    pub(crate) layout: Layout,
+}
+
+/// The layout of a dump's files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Layout {
+    /// Chunks in .zst files, with checksums; resumable
+    Tipple,
+    /// The data files of Netflix cachemover, version 0; for memcached sources, begins anew after a kill
+    Cachemover,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Parts")]
+pub(crate) struct PartFlags {
+    /// Accept an unfinished dump, and take its committed parts
+    #[arg(long, env = "TIPPLE_PARTIAL", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    pub(crate) partial: bool,
+
+    /// Only these parts, counted from 0 in the order of their names, without TO
+    #[arg(long, value_name = "FROM..TO", env = "TIPPLE_PARTS", hide_env_values = true, value_parser = units::part_range)]
+    pub(crate) parts: Option<PartRange>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "lines: sources")]
+pub(crate) struct LinesSourceFlags {
+    /// Bytes of a file in one part, the unit of resume
+    #[arg(long, value_name = "SIZE", env = "TIPPLE_PART_SIZE", hide_env_values = true, default_value_t = ByteSize(256 << 20))]
+    pub(crate) part_size: ByteSize,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "lines: sinks")]
+pub(crate) struct LinesSinkFlags {
+    /// Replace the file if it exists, once the new one is whole
+    #[arg(long, env = "TIPPLE_OVERWRITE", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    pub(crate) overwrite: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "memcached sources")]
+pub(crate) struct ListingFlags {
+    /// How keys are listed: auto, hash (misses nothing; memcached 1.6.9 or newer), all or all:PASSES (misses items that clients read meanwhile; 1 to 100 passes, what several find is dumped once)
+    #[arg(
+        long,
+        value_name = "HOW",
+        env = "TIPPLE_LISTING",
+        hide_env_values = true,
+        default_value = "auto"
+    )]
+    pub(crate) listing: Listing,
+
+    /// Keys of about so many listed bytes make one part, the unit of resume
+    #[arg(long, value_name = "SIZE", env = "TIPPLE_KEY_FILE_SIZE", hide_env_values = true, default_value_t = ByteSize(crate::ready::KEY_FILE_BYTES))]
+    pub(crate) key_file_size: ByteSize,
+
+    /// The most disk for key files [default: computed from the number of items]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "TIPPLE_KEY_SPACE",
+        hide_env_values = true
+    )]
+    pub(crate) key_space: Option<ByteSize>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "memcached sinks")]
+pub(crate) struct StoringFlags {
+    /// What becomes of an item that is there already: set replaces it, add leaves it and counts it
+    #[arg(
+        long,
+        value_name = "MODE",
+        env = "TIPPLE_MODE",
+        hide_env_values = true,
+        default_value = "set",
+        hide_possible_values = true
+    )]
+    pub(crate) mode: Mode,
+}
+
+/// What becomes of an item that is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// It is replaced
+    Set,
+    /// It stays
+    Add,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Which items (memcached)")]
+pub(crate) struct FilterFlags {
+    /// Only keys that begin with this; may be given more than once
+    #[arg(long, value_name = "PREFIX", env = "TIPPLE_KEY_PREFIX", hide_env_values = true, action = ArgAction::Append)]
+    pub(crate) key_prefix: Vec<String>,
+
+    /// Only keys in which this regular expression matches
+    #[arg(
+        long,
+        value_name = "REGEX",
+        env = "TIPPLE_KEY_REGEX",
+        hide_env_values = true
+    )]
+    pub(crate) key_regex: Option<String>,
+
+    /// Only items that live longer than this; those that never expire are kept
+    #[arg(long, value_name = "DURATION", env = "TIPPLE_MIN_TTL", hide_env_values = true, default_value_t = Span(std::time::Duration::ZERO))]
+    pub(crate) min_ttl: Span,
+
+    /// The hosts of a ketama ring, HOST:PORT[,HOST:PORT…], exactly as the clients name and order them; with --own
+    #[arg(
+        long,
+        value_name = "HOSTS",
+        env = "TIPPLE_RING",
+        hide_env_values = true,
+        value_delimiter = ','
+    )]
+    pub(crate) ring: Vec<String>,
+
+    /// Only keys that these hosts of the ring own
+    #[arg(
+        long,
+        value_name = "HOSTS",
+        env = "TIPPLE_OWN",
+        hide_env_values = true,
+        value_delimiter = ','
+    )]
+    pub(crate) own: Vec<String>,
+
+    /// Points of each host on the ring, also on the one that spreads a load over several servers
+    #[arg(long, value_name = "N", env = "TIPPLE_RING_BUCKETS", hide_env_values = true, default_value_t = tipple_memcached::BUCKET_DEFAULT)]
+    pub(crate) ring_buckets: usize,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Connections (memcached)")]
+pub(crate) struct ConnectionFlags {
+    /// How long a connection may take to be made, at least 1ms
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "TIPPLE_CONNECT_TIMEOUT",
+        hide_env_values = true,
+        default_value = "5s"
+    )]
+    pub(crate) connect_timeout: Span,
+
+    /// How long a server may keep silent while it owes an answer, at least 100ms
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "TIPPLE_IO_TIMEOUT",
+        hide_env_values = true,
+        default_value = "30s"
+    )]
+    pub(crate) io_timeout: Span,
+
+    /// How often a connection is tried, the first time included, with growing pauses for at most 5 minutes
+    #[arg(
+        long,
+        value_name = "N",
+        env = "TIPPLE_ATTEMPTS",
+        hide_env_values = true,
+        default_value_t = 10
+    )]
+    pub(crate) attempts: u32,
+
+    /// The user, for servers that ask; the password comes from --password-file or the variable TIPPLE_MEMCACHED_PASSWORD
+    #[arg(long, env = "TIPPLE_USER", hide_env_values = true)]
+    pub(crate) user: Option<String>,
+
+    /// A file with the password, or with user:password if --user is not given; the line end after it is ignored
+    #[arg(long, value_name = "FILE", env = "TIPPLE_PASSWORD_FILE", hide_env_values = true, value_hint = ValueHint::FilePath)]
+    pub(crate) password_file: Option<PathBuf>,
+
+    /// PEM file of certificates to trust instead of the system's
+    #[arg(long, value_name = "FILE", env = "TIPPLE_TLS_CA", hide_env_values = true, value_hint = ValueHint::FilePath)]
+    pub(crate) tls_ca: Option<PathBuf>,
+
+    /// The name that the certificate must have, if it is not the host of the URL
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "TIPPLE_TLS_NAME",
+        hide_env_values = true
+    )]
+    pub(crate) tls_name: Option<String>,
+
+    /// Believe any certificate: encrypted, but with whom is not known
+    #[arg(long, env = "TIPPLE_TLS_INSECURE", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    pub(crate) tls_insecure: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output and settings")]
+pub(crate) struct OutputFlags {
+    /// One JSON object a line on standard output; the last one is the report or the error
+    #[arg(long, env = "TIPPLE_JSON", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    pub(crate) json: bool,
+
+    /// Only warnings, losses and errors on standard error
+    #[arg(long, short, env = "TIPPLE_QUIET", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    pub(crate) quiet: bool,
+
+    #[command(flatten)]
+    pub(crate) settings: SettingFlags,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output and settings")]
+pub(crate) struct WatchFlags {
+    /// No progress on standard error
+    #[arg(long, env = "TIPPLE_NO_PROGRESS", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    pub(crate) no_progress: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output and settings")]
+pub(crate) struct SettingFlags {
+    /// Append what happens to this file, a line each, with UTC times
+    #[arg(long, value_name = "FILE", env = "TIPPLE_LOG_FILE", hide_env_values = true, value_hint = ValueHint::FilePath)]
+    pub(crate) log_file: Option<PathBuf>,
+
+    /// How much goes into the log file: error, warn, info, debug (every part)
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        env = "TIPPLE_LOG_LEVEL",
+        hide_env_values = true,
+        default_value = "info",
+        hide_possible_values = true
+    )]
+    pub(crate) log_level: Level,
+
+    /// Settings file (TOML) [default: ~/.config/tipple/config.toml if it exists]
+    #[arg(long, value_name = "FILE", env = "TIPPLE_CONFIG", hide_env_values = true, value_hint = ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// How much goes into the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+}

@@ -1,0 +1,239 @@
+//! Sources, sinks and stores, parsed at the edge.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use tipple_memcached::{MemcachedUrl, is_cachemover};
+use tipple_store::StoreUrl;
+
+use crate::error::CliError;
+
+const SOURCES: &str = "memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, lines:FILE, or - for standard input";
+const SINKS: &str = "memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, lines:FILE, or - for standard output";
+const LATER: [&str; 5] = ["kafka", "log", "mysql", "nats", "redis"];
+
+/// A live system that is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SourceUrl {
+    Memcached(MemcachedUrl),
+    Lines(PathBuf),
+    Stdin,
+    /// A folder that cachemover, or `--layout cachemover`, wrote.
+    Cachemover(PathBuf),
+}
+
+/// A live system that is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SinkUrl {
+    Memcached(MemcachedUrl),
+    Lines(PathBuf),
+    Stdout,
+}
+
+/// What a text begins with.
+enum Begin<'a> {
+    Memcached(MemcachedUrl),
+    Lines(PathBuf),
+    Dash,
+    Path(&'a Path),
+}
+
+impl<'a> Begin<'a> {
+    /// `role` is "source" or "sink".
+    fn parse(text: &'a OsStr, role: &str, known: &str) -> Result<Self, CliError> {
+        let bytes = text.as_bytes();
+        if text == "-" {
+            return Ok(Self::Dash);
+        }
+        let first = bytes.split(|byte| *byte == b'/').next().unwrap_or_default();
+        let colon = first.iter().position(|byte| *byte == b':');
+        let (Some(colon), false) = (colon, first.starts_with(b".")) else {
+            return match bytes {
+                [] => Err(CliError::usage(format!("\"\" is no {role}: give {known}"))),
+                _ => Ok(Self::Path(Path::new(text))),
+            };
+        };
+        let scheme = String::from_utf8_lossy(&bytes[..colon]).to_ascii_lowercase();
+        match scheme.as_str() {
+            "memcached" | "memcacheds" => match text.to_str() {
+                Some(url) => match url.parse() {
+                    Ok(url) => Ok(Self::Memcached(url)),
+                    Err(error) => Err(CliError::usage(format!("{error}"))),
+                },
+                None => Err(CliError::usage(format!(
+                    "{} is no {role}: a memcached URL is UTF-8",
+                    shown(text)
+                ))),
+            },
+            "lines" => match &bytes[colon + 1..] {
+                [] => Err(CliError::usage(
+                    "lines: names no file: give lines:FILE, such as lines:/var/log/access.log",
+                )),
+                path => Ok(Self::Lines(PathBuf::from(OsStr::from_bytes(path)))),
+            },
+            later if LATER.contains(&later) => Err(CliError::usage(format!(
+                "{} is no {role} yet: {later}: is not in this version; give {known}",
+                shown(text)
+            ))),
+            _ => Err(CliError::usage(format!(
+                "{} is no {role}: give {known}",
+                shown(text)
+            ))),
+        }
+    }
+}
+
+/// The text, unless it might hold a password.
+fn shown(text: &OsStr) -> String {
+    let text = text.to_string_lossy();
+    match text.split_once(':') {
+        Some((scheme, rest)) if rest.contains(['@', '?']) => format!("{scheme}:…"),
+        _ => text.into_owned(),
+    }
+}
+
+impl SourceUrl {
+    pub(crate) fn parse(text: &OsStr) -> Result<Self, CliError> {
+        match Begin::parse(text, "source", SOURCES)? {
+            Begin::Memcached(url) => Ok(Self::Memcached(url)),
+            Begin::Lines(path) => Ok(Self::Lines(path)),
+            Begin::Dash => Ok(Self::Stdin),
+            Begin::Path(path) if is_cachemover(path) => Ok(Self::Cachemover(path.to_owned())),
+            Begin::Path(path) => {
+                let name = path.display();
+                let next = if path.join("HEAD.json").exists() {
+                    format!("it is a dump, which `tipple load {name} SINK` brings back")
+                } else if path.is_file() {
+                    format!("for its lines give lines:{name}")
+                } else {
+                    format!("give {SOURCES}")
+                };
+                Err(CliError::usage(format!("{name} is no source: {next}")))
+            }
+        }
+    }
+
+    /// Its kind, for messages.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Memcached(_) => "memcached",
+            Self::Lines(_) | Self::Stdin => "lines",
+            Self::Cachemover(_) => "a cachemover folder",
+        }
+    }
+}
+
+impl SinkUrl {
+    pub(crate) fn parse(text: &OsStr) -> Result<Self, CliError> {
+        match Begin::parse(text, "sink", SINKS)? {
+            Begin::Memcached(url) => Ok(Self::Memcached(url)),
+            Begin::Lines(path) => Ok(Self::Lines(path)),
+            Begin::Dash => Ok(Self::Stdout),
+            Begin::Path(path) => Err(CliError::usage(format!(
+                "{} is no sink: for a file of lines give lines:{0}; otherwise {SINKS}",
+                path.display()
+            ))),
+        }
+    }
+
+    /// Its kind, for messages.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Memcached(_) => "memcached",
+            Self::Lines(_) | Self::Stdout => "lines",
+        }
+    }
+}
+
+impl fmt::Display for SourceUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memcached(url) => url.fmt(f),
+            Self::Lines(path) => write!(f, "lines:{}", path.display()),
+            Self::Stdin => f.write_str("standard input"),
+            Self::Cachemover(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for SinkUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memcached(url) => url.fmt(f),
+            Self::Lines(path) => write!(f, "lines:{}", path.display()),
+            Self::Stdout => f.write_str("standard output"),
+        }
+    }
+}
+
+/// A store, or a folder in the layout of another program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum DumpPlace {
+    Store(StoreUrl),
+    Cachemover(PathBuf),
+}
+
+impl DumpPlace {
+    /// Where a dump is that is read.
+    pub(crate) fn parse(text: &OsStr) -> Result<Self, CliError> {
+        let url = store_url(text)?;
+        match url.as_folder() {
+            Some(folder) if is_cachemover(folder) => Ok(Self::Cachemover(folder.to_owned())),
+            _ => Ok(Self::Store(url)),
+        }
+    }
+}
+
+impl fmt::Display for DumpPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Store(url) => url.fmt(f),
+            Self::Cachemover(path) => path.display().fmt(f),
+        }
+    }
+}
+
+pub(crate) fn store_url(text: &OsStr) -> Result<StoreUrl, CliError> {
+    match text.to_str() {
+        Some(text) => Ok(text.parse()?),
+        // A path that is not UTF-8 is a path.
+        None => Ok(StoreUrl::folder(text)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_is_known() {
+        let source = |text: &str| SourceUrl::parse(OsStr::new(text));
+        assert!(matches!(source("memcached://a").unwrap(), SourceUrl::Memcached(_)));
+        assert_eq!(source("lines:a:b/c").unwrap(), SourceUrl::Lines("a:b/c".into()));
+        assert_eq!(source("-").unwrap(), SourceUrl::Stdin);
+        assert_eq!(SinkUrl::parse(OsStr::new("-")).unwrap(), SinkUrl::Stdout);
+        for text in ["", "foo://x", "nats://x/S", "lines:", "/nowhere", "memcached://", "C:\\x"] {
+            assert!(source(text).is_err(), "{text}");
+            assert!(SinkUrl::parse(OsStr::new(text)).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_a_password_is_not_repeated() {
+        for text in [
+            "mysql://me:hunter2@h/d",
+            "foo://x?key=hunter2",
+            "memcached://me:hunter2@h",
+            "redis:hunter2@h",
+        ] {
+            for error in [
+                SourceUrl::parse(OsStr::new(text)).unwrap_err(),
+                SinkUrl::parse(OsStr::new(text)).unwrap_err(),
+            ] {
+                assert!(!error.to_string().contains("hunter2"), "{error}");
+            }
+        }
+    }
+}

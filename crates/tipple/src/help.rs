@@ -1,0 +1,166 @@
+//! What `--help` teaches.
+
+pub(crate) const ABOUT: &str = "\
+Gets data out of live systems into verified files, and back, in memory and disk that are bounded before it starts.
+
+A dump is a folder of .zst files with checksums. It is complete if and only if its file DONE exists. A command that \
+was interrupted or killed goes on when it is run again; nothing is dumped twice or left out. What could not be read or \
+applied is counted by cause, shown, and changes the exit code.";
+
+pub(crate) const AFTER: &str = "\
+Sources and sinks:
+  memcached://HOST:PORT[,HOST:PORT…]   items of memcached servers; memcacheds:// with TLS
+  memcached:///PATH.sock               the same over a Unix socket
+  lines:FILE                           the lines of a file
+  -                                    the lines of standard input, or to standard output
+Stores:
+  a folder, or file:FOLDER
+
+Units:
+  SIZE      65536, 64KiB, 8MiB, 1GiB (powers of 1024), 64KB, 8MB, 1GB (powers of 1000)
+  RATE      60MiB/s (raw bytes), 5000/s (records)
+  DURATION  500ms, 30s, 10m, 2h, 7d
+
+Settings:
+  Every flag has a variable, TIPPLE_ and its name: TIPPLE_CHUNK_SIZE for --chunk-size. A settings file has the flags' names
+  as keys, at the top for all verbs or in a table for one: threads = 4, or [dump] and under it compress = \"zstd:9\".
+  A flag wins over a variable, a variable over the file, the file over the default.
+
+Signals:
+  Ctrl-C or SIGTERM ends a job so that the same command goes on; a second one ends it at once.
+  SIGUSR1 pauses a job, SIGUSR2 lets it go on.
+
+Exit codes:
+  0    done
+  1    unexpected
+  2    usage
+  3    done, but some records could not be read or applied
+  4    verification failed: a dump is damaged
+  10   a source or a sink failed
+  11   a store failed
+  12   a budget or the disk is too small
+  13   another format version, or a wrong key
+  130  interrupted; the same command goes on
+
+Standard output has data and answers only: records, JSON, lists. Everything else is on standard error.
+Try `tipple tour` first: it shows all of it in a temporary folder, no server needed.";
+
+pub(crate) const DUMP: &str = "\
+Reads all records of SOURCE into a dump in the folder STORE: .zst files of checksummed frames, a record of every part, \
+and DONE, written last. The memory is allocated at the start and printed. If it is interrupted, killed, or fails, run \
+the same command again: committed parts stay, the rest is done. A finished dump is never changed. \
+Records that could not be read are counted by cause, and make the exit code 3.";
+
+pub(crate) const DUMP_EXAMPLES: &str = "\
+Examples:
+  tipple dump memcached://cache1:11211,cache2:11211 /backup/cache
+  tipple dump memcached:///run/memcached.sock /backup/users --key-prefix user: --min-ttl 10m
+  tipple dump lines:/var/log/access.log /backup/access --compress zstd:9 --rate 60MiB/s
+  zcat old.gz | tipple dump - /backup/old
+  tipple dump memcached://cache1 /backup/cm --layout cachemover
+  tipple dump memcached://cache1 /backup/cache --dry-run
+Then:
+  tipple verify /backup/cache
+  cd /backup/cache && sha256sum -c SHA256SUMS";
+
+pub(crate) const LOAD: &str = "\
+Brings the records of the dump in STORE back into SINK. Every frame's checksum is verified before anything of it is \
+applied. Lines come in their order, items in any order, with their flags and the rest of their lives; items that have expired \
+meanwhile are counted. With several memcached servers, each key goes to the one that owns it on the ketama ring of all. \
+Records that were not applied are counted by cause, and losses make the exit code 3.";
+
+pub(crate) const LOAD_EXAMPLES: &str = "\
+Examples:
+  tipple load /backup/cache memcached://new1:11211,new2:11211 --threads 4
+  tipple load /backup/cache memcached://new1 --mode add --rate 5000/s
+  tipple load /backup/cache memcached://new1 --state /var/tmp/load   goes on after a kill
+  tipple load /backup/access lines:/tmp/access.log
+  tipple load /backup/access - | grep ' 500 '
+  tipple load /backup/cm memcached://new1                            a cachemover folder";
+
+pub(crate) const COPY: &str = "\
+Moves records straight from SOURCE into SINK, through buffers in memory. Nothing is kept: a copy that was broken off \
+begins anew. The connection flags hold for both sides; filters choose what is read.";
+
+pub(crate) const COPY_EXAMPLES: &str = "\
+Examples:
+  tipple copy memcached://old:11211 memcached://new1:11211,new2:11211
+  tipple copy memcached://old memcached://new --ring a:1,b:2 --own b:2
+  tipple copy /backup/cm memcached://new                             a cachemover folder";
+
+pub(crate) const VERIFY: &str = "\
+Reads all of the dump in STORE and compares: the SHA-256 of every chunk, the checksum of every frame, every record's \
+layout, every count, the list of parts, SHA256SUMS and DONE. It names everything that is not as it should be, and then \
+exits with 4. It needs nothing but the dump.";
+
+pub(crate) const VERIFY_EXAMPLES: &str = "\
+Examples:
+  tipple verify /backup/cache
+  tipple verify /backup/cache --quick      checksums only, without decoding
+  tipple verify /backup/cache --partial    while it is still being dumped";
+
+pub(crate) const LIST: &str = "\
+Shows what is in the dump in STORE, finished or not: where it came from, how many records, parts and bytes, and what was \
+lost. It reads names and counts, and verifies nothing.";
+
+pub(crate) const LIST_EXAMPLES: &str = "\
+Examples:
+  tipple list /backup/cache
+  tipple list /backup/cache --parts
+  tipple list /backup/cache --json | jq .parts[].records";
+
+pub(crate) const CAT: &str = "\
+Prints the records of the dump in STORE on standard output, one JSON object a line: items as key, value, flags, exptime \
+and more, lines as line. Bytes that are not UTF-8 appear as {\"base64\":\"…\"}. Every frame's checksum is verified first.";
+
+pub(crate) const CAT_EXAMPLES: &str = "\
+Examples:
+  tipple cat /backup/cache | jq -r .key
+  tipple cat /backup/cache --limit 10
+  tipple cat /backup/access --raw --parts 0..1 | less";
+
+pub(crate) const PRUNE: &str = "\
+Shows what unfinished attempts left in the dump in STORE and nothing needs, and deletes it with --yes. A finished dump keeps \
+every byte that it needs. An unfinished one is left alone unless --force is given, since its writer may be at work.";
+
+pub(crate) const PRUNE_EXAMPLES: &str = "\
+Examples:
+  tipple prune /backup/cache
+  tipple prune /backup/cache --yes
+  tipple prune /backup/broken --force --older-than 1d --yes";
+
+pub(crate) const DOCTOR: &str = "\
+Reaches a store or a source and says what it can do: whether a store refuses to overwrite, whether it is durable, and its free room; \
+a server's version, how its keys can be listed, and its limits. A folder that does not exist is not made.";
+
+pub(crate) const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  tipple doctor /backup
+  tipple doctor memcached://cache1:11211";
+
+pub(crate) const TOUR: &str = "\
+Makes a temporary folder with a file of a million lines and runs the commands on it, each shown before it runs: dump, verify, \
+list, cat, load, compare, kill in the middle and go on. Where a memcached is installed, the same with two servers. \
+It ends with what was proven, and with exit code 1 if anything differs.";
+
+pub(crate) const TOUR_EXAMPLES: &str = "\
+Examples:
+  tipple tour
+  tipple tour --keep";
+
+pub(crate) const COMPLETIONS: &str = "\
+Prints a script that completes verbs and flags in a shell.";
+
+pub(crate) const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  tipple completions bash > ~/.local/share/bash-completion/completions/tipple
+  tipple completions zsh > ~/.zfunc/_tipple";
+
+pub(crate) const MAN: &str = "\
+Prints a manual page, of tipple itself or of one of its verbs.";
+
+pub(crate) const MAN_EXAMPLES: &str = "\
+Examples:
+  tipple man | man -l -
+  tipple man dump | man -l -
+  tipple man --dir /usr/local/share/man/man1";

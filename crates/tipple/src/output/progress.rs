@@ -1,0 +1,290 @@
+//! Progress: bars on a terminal, a line now and then elsewhere, events in JSON.
+
+use std::io::Write;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+use tipple_budget::GateState;
+use tipple_dump::{Job, Phase};
+
+use crate::output::Output;
+use crate::output::meter::{Meter, Sample, Share};
+use crate::units;
+
+/// Ten times a second.
+const TICK: Duration = Duration::from_millis(100);
+const JSON_EVERY: Duration = Duration::from_secs(1);
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// Draws for as long as it exists.
+pub(crate) struct Watching {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watching {
+    pub(crate) fn start(verb: &'static str, job: Arc<Job>, output: Arc<Output>) -> Self {
+        if !output.progress && !output.json {
+            return Self {
+                stop: None,
+                thread: None,
+            };
+        }
+        let (stop, stopped) = channel();
+        let thread = std::thread::spawn(move || {
+            let mut drawing = Drawing::new(verb, &job, &output);
+            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(TICK) {
+                drawing.tick(Instant::now());
+            }
+            drawing.end();
+        });
+        Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A display that panicked has said so, and must not end the job.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Drawing<'a> {
+    verb: &'static str,
+    job: &'a Job,
+    output: &'a Output,
+    meter: Meter,
+    began: Instant,
+    json_at: Instant,
+    line_at: Instant,
+    bars: Option<Bars>,
+}
+
+struct Bars {
+    all: MultiProgress,
+    bar: ProgressBar,
+    detail: ProgressBar,
+    is_spinner: bool,
+}
+
+impl<'a> Drawing<'a> {
+    fn new(verb: &'static str, job: &'a Job, output: &'a Output) -> Self {
+        let now = Instant::now();
+        let bars = (output.progress && output.is_terminal()).then(Bars::new);
+        if let Some(bars) = &bars {
+            *output.bars.lock().unwrap_or_else(PoisonError::into_inner) = Some(bars.all.clone());
+        }
+        Self {
+            verb,
+            job,
+            output,
+            meter: Meter::default(),
+            began: now,
+            json_at: now,
+            line_at: now,
+            bars,
+        }
+    }
+
+    fn tick(&mut self, now: Instant) {
+        let progress = self.job.progress();
+        self.meter.add(Sample {
+            at: now,
+            records: progress.records(),
+            bytes: progress.raw_bytes(),
+        });
+        if self.output.json && now.duration_since(self.json_at) >= JSON_EVERY {
+            self.json_at = now;
+            self.json(now);
+        }
+        // Before it begins there is nothing to draw, and other lines come.
+        if !self.output.progress || progress.phase() == Phase::Starting {
+            return;
+        }
+        let share = self.share();
+        let (numbers, bounds) = (self.numbers(share.as_ref()), self.bounds());
+        if let Some(bars) = &mut self.bars {
+            bars.draw(self.verb, share.as_ref(), &numbers, &bounds);
+        } else if now.duration_since(self.line_at) >= LINE_EVERY {
+            self.line_at = now;
+            let percent = share
+                .as_ref()
+                .map_or(String::new(), |share| format!("{:.0}% · ", share.fraction() * 100.0));
+            self.output.stderr(&format!(
+                "{}: {percent}{numbers} · {bounds}",
+                self.verb
+            ));
+        }
+    }
+
+    /// Of bytes where their number is known, else of records, else of parts.
+    fn share(&self) -> Option<Share> {
+        let progress = self.job.progress();
+        let (records_rate, bytes_rate) = self.meter.rates();
+        let share = |done, total, per_second| Share {
+            done,
+            total,
+            per_second,
+        };
+        if progress.raw_bytes_estimate() > 0 {
+            let total = progress.raw_bytes_estimate();
+            Some(share(progress.raw_bytes(), total, bytes_rate))
+        } else if progress.records_estimate() > 0 {
+            let total = progress.records_estimate();
+            Some(share(progress.records(), total, records_rate))
+        } else if progress.phase() != Phase::Planning && progress.parts_total() > 1 {
+            Some(share(progress.parts(), progress.parts_total(), 0.0))
+        } else {
+            None
+        }
+    }
+
+    /// How much, how fast, how long still.
+    fn numbers(&self, share: Option<&Share>) -> String {
+        let progress = self.job.progress();
+        let (records_rate, bytes_rate) = self.meter.rates();
+        let bytes = match progress.raw_bytes_estimate() {
+            0 => units::bytes(progress.raw_bytes()),
+            total => format!(
+                "{} of {}",
+                units::bytes(progress.raw_bytes()),
+                units::bytes(total.max(progress.raw_bytes()))
+            ),
+        };
+        let mut text = format!(
+            "{bytes} · {} · {:.1} MiB/s · {}/s",
+            units::counted(progress.records(), "record"),
+            bytes_rate / f64::from(1 << 20),
+            units::short_count(records_rate)
+        );
+        if self.job.gate().state() == GateState::Open
+            && let Some(left) = share.and_then(Share::left)
+        {
+            text.push_str(" · ETA ");
+            text.push_str(&units::time(left));
+        }
+        text
+    }
+
+    /// State, parts, memory, disk.
+    fn bounds(&self) -> String {
+        let progress = self.job.progress();
+        let mut text = self.state().to_owned();
+        if progress.listed() > 0 && progress.phase() == Phase::Planning {
+            text.push_str(&format!(" · listed {}", units::count(progress.listed())));
+        }
+        if progress.parts_total() > 0 {
+            text.push_str(&format!(
+                " · parts {} of {}",
+                units::count(progress.parts()),
+                units::count(progress.parts_total())
+            ));
+        }
+        if progress.stored_bytes() > 0 {
+            text.push_str(&format!(" · stored {}", units::bytes(progress.stored_bytes())));
+        }
+        if let Some(memory) = self.job.memory() {
+            text.push_str(&format!(
+                " · memory {} of {}",
+                units::bytes(memory.held()),
+                units::bytes(memory.limit())
+            ));
+        }
+        text
+    }
+
+    fn state(&self) -> &'static str {
+        match (self.job.gate().state(), self.job.progress().phase()) {
+            (GateState::Paused, _) => "paused",
+            (GateState::Cancelled, _) => "stopping",
+            (GateState::Open, Phase::Starting) => "starting",
+            (GateState::Open, Phase::Planning) => "planning",
+            (GateState::Open, Phase::Working) => "working",
+            (GateState::Open, Phase::Finishing) => "finishing",
+        }
+    }
+
+    fn json(&self, now: Instant) {
+        let progress = self.job.progress();
+        let memory = self.job.memory();
+        self.output.json(&json!({
+            "event": "progress",
+            "state": self.state(),
+            "listed": progress.listed(),
+            "parts": progress.parts(),
+            "parts_total": progress.parts_total(),
+            "chunks": progress.chunks(),
+            "records": progress.records(),
+            "records_estimate": progress.records_estimate(),
+            "raw_bytes": progress.raw_bytes(),
+            "raw_bytes_estimate": progress.raw_bytes_estimate(),
+            "stored_bytes": progress.stored_bytes(),
+            "memory_bytes_held": memory.map_or(0, |memory| memory.held()),
+            "memory_bytes_budget": memory.map_or(0, |memory| memory.limit()),
+            "elapsed_ms": now.duration_since(self.began).as_millis() as u64,
+        }));
+    }
+
+    fn end(self) {
+        if let Some(bars) = self.bars {
+            let mut shared = self.output.bars.lock().unwrap_or_else(PoisonError::into_inner);
+            *shared = None;
+            bars.bar.finish_and_clear();
+            bars.detail.finish_and_clear();
+            let _ = bars.all.clear();
+            let _ = std::io::stderr().flush();
+        }
+    }
+}
+
+impl Bars {
+    fn new() -> Self {
+        let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+        let bar = all.add(ProgressBar::new(1000));
+        let detail = all.add(ProgressBar::new(0));
+        bar.set_style(style("{spinner} {prefix} {msg}"));
+        detail.set_style(style("  {wide_msg}"));
+        Self {
+            all,
+            bar,
+            detail,
+            is_spinner: true,
+        }
+    }
+
+    fn draw(&mut self, verb: &str, share: Option<&Share>, numbers: &str, bounds: &str) {
+        if self.is_spinner != share.is_none() {
+            self.is_spinner = share.is_none();
+            self.bar.set_style(match share {
+                Some(_) => style("{spinner} {prefix} {bar:24} {msg}").progress_chars("█▉▊▋▌▍▎▏░"),
+                None => style("{spinner} {prefix} {msg}"),
+            });
+        }
+        self.bar.set_prefix(verb.to_owned());
+        let message = match share {
+            Some(share) => {
+                let fraction = share.fraction();
+                self.bar.set_position((fraction * 1000.0) as u64);
+                format!("{:>3.0}% · {numbers}", fraction * 100.0)
+            }
+            None => numbers.to_owned(),
+        };
+        self.bar.set_message(message);
+        self.bar.tick();
+        self.detail.set_message(bounds.to_owned());
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("the templates above are templates")
+}

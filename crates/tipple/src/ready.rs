@@ -1,0 +1,378 @@
+//! From what the user typed to objects that can work.
+
+use std::env;
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::str::FromStr;
+
+use clap::ArgMatches;
+use clap::parser::ValueSource;
+use tipple_budget::Rates;
+use tipple_dump::{CopyOptions, DumpOptions, LoadOptions, VerifyOptions};
+use tipple_flow::{Content, Sink, Source};
+use tipple_lines::{Lines, LinesOptions, LinesSink, LinesSource};
+use tipple_memcached::{
+    CachemoverSource, Credentials, Filter, FilterOptions, ItemsContent, MemcachedOptions,
+    MemcachedSink, MemcachedSource, RetryOptions, SinkOptions, SourceOptions, StoreMode,
+    TlsOptions,
+};
+
+use crate::cli::{
+    BufferFlags, ConnectionFlags, FilterFlags, JobFlags, LinesSinkFlags, LinesSourceFlags,
+    ListingFlags, Mode, PartFlags, ShapeFlags, StoringFlags, ThreadFlags,
+};
+use crate::endpoint::{SinkUrl, SourceUrl};
+use crate::error::{CliError, Kind};
+use crate::units::{UnitError, rates};
+
+/// Raw bytes of a key file: [`SourceOptions`]' default, as a constant for `--help`.
+pub(crate) const KEY_FILE_BYTES: u64 = 4 << 20;
+
+const PASSWORD_VARIABLE: &str = "TIPPLE_MEMCACHED_PASSWORD";
+
+/// The contents that this program knows.
+pub(crate) const CONTENTS: &[&dyn Content] = &[&ItemsContent, &Lines];
+
+/// How keys are listed, as it is typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Listing(pub(crate) tipple_memcached::Listing);
+
+impl FromStr for Listing {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        use tipple_memcached::Listing as L;
+        let passes = match text {
+            "auto" => return Ok(Self(L::Auto)),
+            "hash" => return Ok(Self(L::Hash)),
+            "all" => Some(1),
+            _ => text.strip_prefix("all:").and_then(|n| n.parse().ok()),
+        };
+        match passes {
+            Some(passes) if (1..=L::PASSES_MAX).contains(&passes) => Ok(Self(L::All { passes })),
+            _ => Err(UnitError::new(format!(
+                "{text:?} is no way to list keys: give auto, hash, all or all:PASSES with 1 to {} passes, such as all:3",
+                L::PASSES_MAX
+            ))),
+        }
+    }
+}
+
+/// Which flags the user typed on the command line: those must fit the sources and sinks that were given.
+pub(crate) struct Typed<'a> {
+    pub(crate) matches: &'a ArgMatches,
+}
+
+const LISTING_FLAGS: &[&str] = &["listing", "key_file_size", "key_space"];
+const FILTER_FLAGS: &[&str] = &[
+    "key_prefix",
+    "key_regex",
+    "min_ttl",
+    "ring",
+    "own",
+    "ring_buckets",
+];
+const STORING_FLAGS: &[&str] = &["mode"];
+const CONNECTION_FLAGS: &[&str] = &[
+    "connect_timeout",
+    "io_timeout",
+    "attempts",
+    "user",
+    "password_file",
+    "tls_ca",
+    "tls_name",
+    "tls_insecure",
+];
+
+impl Typed<'_> {
+    pub(crate) fn has(&self, flag: &str) -> bool {
+        self.matches.value_source(flag) == Some(ValueSource::CommandLine)
+    }
+
+    /// Refuses a flag that would have no effect.
+    pub(crate) fn refuse(&self, flags: &[&str], why: &str) -> Result<(), CliError> {
+        match flags.iter().find(|flag| self.has(flag)) {
+            Some(flag) => Err(CliError::usage(format!(
+                "--{} {why}: leave it out",
+                flag.replace('_', "-")
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses what a source does not understand.
+    pub(crate) fn fit_source(&self, source: &SourceUrl) -> Result<(), CliError> {
+        if !matches!(source, SourceUrl::Memcached(_)) {
+            let why = format!("is for memcached sources, and {source} is {}", source.kind());
+            self.refuse(LISTING_FLAGS, &why)?;
+        }
+        if !matches!(source, SourceUrl::Lines(_)) {
+            let why = format!("is for lines: files, and the source is {source}");
+            self.refuse(&["part_size"], &why)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses what a sink does not understand.
+    pub(crate) fn fit_sink(&self, sink: &SinkUrl) -> Result<(), CliError> {
+        if !matches!(sink, SinkUrl::Memcached(_)) {
+            let why = format!("is for memcached sinks, and {sink} is {}", sink.kind());
+            self.refuse(STORING_FLAGS, &why)?;
+        }
+        if !matches!(sink, SinkUrl::Lines(_)) {
+            let why = format!("is for lines: files, and the sink is {sink}");
+            self.refuse(&["overwrite"], &why)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses flags of memcached where there is none on either side.
+    pub(crate) fn fit_memcached(&self, any: bool) -> Result<(), CliError> {
+        if any {
+            return Ok(());
+        }
+        let why = "is for memcached, which is on neither side";
+        self.refuse(FILTER_FLAGS, why)?;
+        self.refuse(CONNECTION_FLAGS, why)
+    }
+}
+
+/// The flags that describe memcached, together.
+pub(crate) struct MemcachedFlags<'a> {
+    pub(crate) connection: &'a ConnectionFlags,
+    pub(crate) filter: &'a FilterFlags,
+}
+
+impl MemcachedFlags<'_> {
+    fn filter_options(&self) -> FilterOptions {
+        let flags = self.filter;
+        FilterOptions {
+            prefixes: flags.key_prefix.clone(),
+            regex: flags.key_regex.clone(),
+            min_ttl_s: flags.min_ttl.0.as_secs() + u64::from(flags.min_ttl.0.subsec_nanos() > 0),
+            ring: flags.ring.clone(),
+            own: flags.own.clone(),
+            ring_bucket: flags.ring_buckets,
+        }
+    }
+}
+
+pub(crate) fn source(
+    url: &SourceUrl,
+    lines: &LinesSourceFlags,
+    listing: &ListingFlags,
+    memcached: &MemcachedFlags<'_>,
+) -> Result<Box<dyn Source>, CliError> {
+    Ok(match url {
+        SourceUrl::Memcached(url) => Box::new(MemcachedSource::new(
+            url.clone(),
+            connection(memcached.connection)?,
+            SourceOptions {
+                filter: memcached.filter_options(),
+                listing: listing.listing.0,
+                key_file_bytes: listing.key_file_size.0,
+                key_space_bytes: listing.key_space.map(|size| size.0),
+                ..SourceOptions::default()
+            },
+        )?),
+        SourceUrl::Lines(path) => Box::new(LinesSource::file(
+            path,
+            LinesOptions {
+                part_bytes: lines.part_size.0,
+                ..LinesOptions::default()
+            },
+        )?),
+        SourceUrl::Stdin => Box::new(LinesSource::stdin()),
+        SourceUrl::Cachemover(path) => Box::new(CachemoverSource::open(path)?),
+    })
+}
+
+/// A finished cachemover folder, or an unfinished one where that is accepted.
+pub(crate) fn cachemover(path: &Path, partial: bool) -> Result<CachemoverSource, CliError> {
+    Ok(match partial {
+        true => CachemoverSource::open_partial(path)?,
+        false => CachemoverSource::open(path)?,
+    })
+}
+
+/// `filtering`: whether the sink is where items are chosen; a copy chooses at its source.
+pub(crate) fn sink(
+    url: &SinkUrl,
+    lines: &LinesSinkFlags,
+    storing: &StoringFlags,
+    memcached: &MemcachedFlags<'_>,
+    filtering: bool,
+) -> Result<Box<dyn Sink>, CliError> {
+    Ok(match url {
+        SinkUrl::Memcached(url) => {
+            let filter = if filtering {
+                Filter::new(memcached.filter_options())?
+            } else {
+                Filter::default()
+            };
+            Box::new(MemcachedSink::new(
+                url.clone(),
+                connection(memcached.connection)?,
+                SinkOptions {
+                    mode: match storing.mode {
+                        Mode::Set => StoreMode::Set,
+                        Mode::Add => StoreMode::Add,
+                    },
+                    filter,
+                    ring_bucket: memcached.filter.ring_buckets,
+                    ..SinkOptions::default()
+                },
+            )?)
+        }
+        SinkUrl::Lines(path) => Box::new(LinesSink::file(
+            path,
+            LinesOptions {
+                overwrite: lines.overwrite,
+                ..LinesOptions::default()
+            },
+        )?),
+        SinkUrl::Stdout => Box::new(LinesSink::stdout()?),
+    })
+}
+
+pub(crate) fn connection(flags: &ConnectionFlags) -> Result<MemcachedOptions, CliError> {
+    let wants_tls = flags.tls_ca.is_some() || flags.tls_name.is_some() || flags.tls_insecure;
+    let options = MemcachedOptions {
+        tls: wants_tls.then(|| TlsOptions {
+            ca_file: flags.tls_ca.clone(),
+            insecure: flags.tls_insecure,
+            server_name: flags.tls_name.clone(),
+        }),
+        auth: credentials(flags)?,
+        connect_timeout: flags.connect_timeout.0,
+        io_timeout: flags.io_timeout.0,
+        retry: RetryOptions {
+            attempts_max: flags.attempts,
+            ..RetryOptions::default()
+        },
+        ..MemcachedOptions::default()
+    };
+    options.validate()?;
+    Ok(options)
+}
+
+fn credentials(flags: &ConnectionFlags) -> Result<Option<Credentials>, CliError> {
+    let from_file = flags
+        .password_file
+        .as_deref()
+        .map(|path| {
+            fs::read_to_string(path).map_err(|error| {
+                CliError::new(
+                    Kind::Usage,
+                    format!("--password-file {}: {error}", path.display()),
+                )
+            })
+        })
+        .transpose()?;
+    let password = match from_file {
+        Some(password) => Some(password),
+        None => match env::var(PASSWORD_VARIABLE) {
+            Ok(password) => Some(password),
+            Err(env::VarError::NotPresent) => None,
+            Err(env::VarError::NotUnicode(_)) => {
+                return Err(CliError::usage(format!("{PASSWORD_VARIABLE} is not UTF-8")));
+            }
+        },
+    };
+    match (&flags.user, password) {
+        (None, None) => Ok(None),
+        (Some(user), Some(password)) => {
+            let password = password.trim_end_matches(['\r', '\n']);
+            Ok(Some(Credentials::new(user, password)?))
+        }
+        // memcached's own file has both in a line.
+        (None, Some(both)) if flags.password_file.is_some() => Ok(Some(both.parse()?)),
+        // A variable that is set for other commands too must not break this one.
+        (None, Some(_)) => Ok(None),
+        (Some(_), None) => Err(CliError::usage(format!(
+            "--user needs a password: give --password-file FILE, or the variable {PASSWORD_VARIABLE}"
+        ))),
+    }
+}
+
+pub(crate) fn threads(flags: &ThreadFlags) -> usize {
+    flags
+        .threads
+        .unwrap_or_else(|| VerifyOptions::default().threads)
+}
+
+pub(crate) fn job_rates(flags: &JobFlags) -> Result<Rates, CliError> {
+    Ok(rates(&flags.rate)?)
+}
+
+fn buffer_bytes(flags: &BufferFlags) -> usize {
+    usize::try_from(flags.buffer.0).unwrap_or(usize::MAX)
+}
+
+pub(crate) fn dump_options(
+    job: &JobFlags,
+    buffers: &BufferFlags,
+    shape: &ShapeFlags,
+) -> Result<DumpOptions, CliError> {
+    let options = DumpOptions {
+        threads: threads(&job.threads),
+        buffer_bytes: buffer_bytes(buffers),
+        chunk_bytes_max: shape.chunk_size.0,
+        codec: shape.compress,
+        memory_bytes_max: job.memory.map(|size| size.0),
+        spool_dir: buffers.spool.clone(),
+    };
+    options.validate()?;
+    Ok(options)
+}
+
+pub(crate) fn copy_options(job: &JobFlags, buffers: &BufferFlags) -> CopyOptions {
+    CopyOptions {
+        threads: threads(&job.threads),
+        buffer_bytes: buffer_bytes(buffers),
+        memory_bytes_max: job.memory.map(|size| size.0),
+        spool_dir: buffers.spool.clone(),
+    }
+}
+
+pub(crate) fn load_options(job: &JobFlags, parts: &PartFlags, state: Option<&Path>) -> LoadOptions {
+    LoadOptions {
+        threads: threads(&job.threads),
+        partial: parts.partial,
+        parts: parts.parts,
+        state_dir: state.map(Path::to_owned),
+        memory_bytes_max: job.memory.map(|size| size.0),
+    }
+}
+
+/// "4 threads × (2 buffers of 8 MiB + 1.2 MiB …)": where the memory of a dump goes.
+pub(crate) struct MemoryStory<'a> {
+    pub(crate) total: u64,
+    pub(crate) threads: usize,
+    pub(crate) buffer_bytes: u64,
+    /// What each worker holds besides: a name and bytes.
+    pub(crate) others: &'a [(&'a str, u64)],
+    pub(crate) planner_bytes: u64,
+}
+
+impl fmt::Display for MemoryStory<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use crate::units::{bytes, counted};
+        write!(
+            f,
+            "memory budget {}: {} × (2 buffers × {}",
+            bytes(self.total),
+            counted(self.threads as u64, "thread"),
+            bytes(self.buffer_bytes)
+        )?;
+        for (name, amount) in self.others.iter().filter(|(_, amount)| *amount > 0) {
+            write!(f, " + {name} {}", bytes(*amount))?;
+        }
+        f.write_str(")")?;
+        match self.planner_bytes {
+            0 => Ok(()),
+            planner => write!(f, " + listing {}", bytes(planner)),
+        }
+    }
+}

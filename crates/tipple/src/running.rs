@@ -1,0 +1,27 @@
+//! A job that is running, with those who watch it and those who may end it.
+
+use std::sync::Arc;
+
+use tipple_budget::Rates;
+use tipple_dump::{DumpError, Job};
+
+use crate::error::CliError;
+use crate::output::{Output, Watching};
+use crate::signals::Listening;
+
+/// Runs `work` as a job: its events and its progress are told, and signals reach its gate.
+pub(crate) fn run<T>(
+    verb: &'static str,
+    rates: Rates,
+    output: &Arc<Output>,
+    work: impl FnOnce(&Job) -> Result<T, DumpError>,
+) -> Result<T, CliError> {
+    let listener = Arc::clone(output);
+    let job = Arc::new(Job::new(rates).on_event(move |event| listener.event(event)));
+    let _listening = Listening::start(Arc::clone(&job), Arc::clone(output))?;
+    let watching = Watching::start(verb, Arc::clone(&job), Arc::clone(output));
+    let result = work(&job);
+    // The bars are gone before anyone tells how it ended.
+    drop(watching);
+    Ok(result?)
+}

@@ -1,0 +1,129 @@
+//! `tipple list`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::json;
+use tipple_dump::Listing;
+use tipple_flow::Source;
+use tipple_store::{Access, open_store};
+
+use crate::cli::ListArgs;
+use crate::endpoint::DumpPlace;
+use crate::error::CliError;
+use crate::output::{Answer, Output, print, print_table};
+use crate::ready;
+use crate::units::{bytes, count, counted};
+
+pub(super) fn run(args: &ListArgs, output: &Arc<Output>) -> Result<u8, CliError> {
+    match DumpPlace::parse(&args.store)? {
+        DumpPlace::Store(url) => {
+            let store = open_store(&url, Access::Read)?;
+            let listing = tipple_dump::list(store.as_ref())?;
+            summary(&listing).print(output, &listing)?;
+            if args.parts && !output.is_json() {
+                parts(&listing)?;
+            }
+        }
+        DumpPlace::Cachemover(folder) => cachemover(&folder, output)?,
+    }
+    Ok(0)
+}
+
+fn summary(listing: &Listing) -> Answer {
+    let head = &listing.head;
+    let sum = |of: fn(&tipple_dump::PartLine) -> u64| listing.parts.iter().map(of).sum::<u64>();
+    let (raw, stored) = (sum(|part| part.raw_bytes), sum(|part| part.stored_bytes));
+    let mut answer = Answer::default();
+    answer.row("source", format!("{} {}", head.source.kind, head.source.id));
+    answer.row(
+        "content",
+        format!("{} version {}", head.content.name, head.content.version),
+    );
+    answer.row("begun", format!("{} by {}", head.started, head.written_by));
+    match (&listing.done, listing.parts_planned) {
+        (Some(done), _) => answer.row("finished", done.finished.clone()),
+        (None, Some(planned)) => answer.row(
+            "finished",
+            format!(
+                "no: {} of {} committed; the same `tipple dump` goes on",
+                count(listing.parts.len() as u64),
+                counted(planned, "part")
+            ),
+        ),
+        (None, None) => answer.row("finished", "no; the same `tipple dump` goes on"),
+    };
+    answer.row("records", count(sum(|part| part.records)));
+    answer.row("parts", count(listing.parts.len() as u64));
+    answer.row("chunks", count(sum(|part| part.chunks.len() as u64)));
+    let ratio = raw as f64 / stored.max(1) as f64;
+    answer.row(
+        "size",
+        format!(
+            "{} raw, {} stored ({ratio:.1} to 1, {})",
+            bytes(raw),
+            bytes(stored),
+            head.shaping.compress
+        ),
+    );
+    if let Some(done) = &listing.done {
+        let by_cause = |causes: Vec<(&str, u64)>| {
+            let texts: Vec<String> = causes
+                .iter()
+                .map(|(cause, records)| format!("{cause} {}", count(*records)))
+                .collect();
+            texts.join(", ")
+        };
+        let outcomes = by_cause(done.outcomes.outcomes().collect());
+        if !outcomes.is_empty() {
+            answer.row("left out", outcomes);
+        }
+        match done.lost {
+            0 => answer.row("lost", "nothing"),
+            _ => answer.row("LOST", by_cause(done.outcomes.losses().collect())),
+        };
+    }
+    answer
+}
+
+fn parts(listing: &Listing) -> Result<(), CliError> {
+    print("\n")?;
+    let rows: Vec<Vec<String>> = listing
+        .parts
+        .iter()
+        .enumerate()
+        .flat_map(|(number, part)| {
+            let row = vec![
+                format!("{number} {}", part.part),
+                count(part.records),
+                bytes(part.raw_bytes),
+                bytes(part.stored_bytes),
+                count(part.lost),
+            ];
+            let chunks = part.chunks.iter().map(|chunk| vec![format!("  {chunk}")]);
+            std::iter::once(row).chain(chunks)
+        })
+        .collect();
+    print_table(&["part", "records", "raw", "stored", "lost"], &rows)
+}
+
+fn cachemover(folder: &Path, output: &Output) -> Result<(), CliError> {
+    let finished = tipple_memcached::CachemoverSource::open(folder).is_ok();
+    let source = ready::cachemover(folder, true)?;
+    let estimate = source.check()?;
+    let mut answer = Answer::default();
+    answer
+        .row("layout", "cachemover")
+        .row("content", "items")
+        .row("finished", if finished { "yes" } else { "no" })
+        .row("data files", count(estimate.parts))
+        .row("size", bytes(estimate.bytes));
+    let value = json!({
+        "layout": "cachemover",
+        "finished": finished,
+        "parts": estimate.parts,
+        "records": estimate.records,
+        "raw_bytes": estimate.bytes,
+    });
+    answer.print(output, &value)
+}

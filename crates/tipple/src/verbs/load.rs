@@ -1,0 +1,120 @@
+//! `tipple load`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tipple_dump::{CopyOptions, LoadOptions, OpenDump};
+use tipple_flow::Sink;
+use tipple_store::{Access, Store, open_store};
+
+use crate::cli::LoadArgs;
+use crate::endpoint::{DumpPlace, SinkUrl};
+use crate::error::CliError;
+use crate::output::Output;
+use crate::ready::{self, MemcachedFlags, Typed};
+use crate::verbs::dry_run::Expected;
+use crate::verbs::{copy, dry_run, finish};
+use crate::{running, units};
+
+pub(super) fn run(args: &LoadArgs, typed: &Typed<'_>, output: &Arc<Output>) -> Result<u8, CliError> {
+    let place = DumpPlace::parse(&args.store)?;
+    let to = SinkUrl::parse(&args.sink)?;
+    typed.fit_sink(&to)?;
+    typed.fit_memcached(matches!(to, SinkUrl::Memcached(_)))?;
+    copy::refuse_two_writers(output, &to)?;
+    let memcached = MemcachedFlags {
+        connection: &args.connection,
+        filter: &args.filter,
+    };
+    let sink = ready::sink(&to, &args.lines, &args.storing, &memcached, true)?;
+    match &place {
+        DumpPlace::Store(url) => {
+            let store = open_store(url, Access::Read)?;
+            output.at_start([format!("loading {place} into {to}")]);
+            from_store(args, store.as_ref(), sink.as_ref(), output)
+        }
+        DumpPlace::Cachemover(folder) => {
+            typed.refuse(&["parts", "state"], "is for dumps of tipple's own layout")?;
+            output.at_start([format!("loading {place}, a cachemover folder, into {to}")]);
+            from_cachemover(args, folder, sink.as_ref(), output)
+        }
+    }
+}
+
+fn from_store(
+    args: &LoadArgs,
+    store: &dyn Store,
+    sink: &dyn Sink,
+    output: &Arc<Output>,
+) -> Result<u8, CliError> {
+    let options = ready::load_options(&args.job, &args.parts, args.state.as_deref());
+    let rates = ready::job_rates(&args.job)?;
+    let memory_bytes = options.memory_bytes(sink);
+    if args.job.dry_run {
+        let (parts, records, raw_bytes) = extent(store, &options)?;
+        let expected = Expected {
+            verb: "load",
+            parts,
+            records,
+            raw_bytes,
+            memory_bytes,
+            memory: units::bytes(memory_bytes),
+            disk: None,
+        };
+        return dry_run::tell(output, &expected, rates);
+    }
+    output.at_start([format!("memory budget {}", units::bytes(memory_bytes))]);
+    let report = running::run("load", rates, output, |job| {
+        tipple_dump::load(job, store, sink, &options)
+    })?;
+    Ok(finish(output, "loaded", &report, None))
+}
+
+/// Parts, records and raw bytes of what would be loaded.
+fn extent(store: &dyn Store, options: &LoadOptions) -> Result<(u64, u64, u64), CliError> {
+    let dump = OpenDump::open(store, options.partial)?;
+    let chosen = match options.parts {
+        None => dump.parts(),
+        Some(range) => {
+            let all = dump.parts().len() as u64;
+            if range.to > all {
+                return Err(CliError::usage(format!(
+                    "parts {}..{}: the dump has {all} parts",
+                    range.from, range.to
+                )));
+            }
+            &dump.parts()[range.from as usize..range.to as usize]
+        }
+    };
+    let (mut records, mut raw_bytes) = (0, 0);
+    for part in chosen {
+        let record = dump.record(part)?;
+        records += record.records;
+        raw_bytes += record.raw_bytes;
+    }
+    Ok((chosen.len() as u64, records, raw_bytes))
+}
+
+fn from_cachemover(
+    args: &LoadArgs,
+    folder: &Path,
+    sink: &dyn Sink,
+    output: &Arc<Output>,
+) -> Result<u8, CliError> {
+    let source = ready::cachemover(folder, args.parts.partial)?;
+    let options = CopyOptions {
+        threads: ready::threads(&args.job.threads),
+        memory_bytes_max: args.job.memory.map(|size| size.0),
+        ..CopyOptions::default()
+    };
+    let rates = ready::job_rates(&args.job)?;
+    if args.job.dry_run {
+        return copy::dry_run("load", &options, &source, sink, rates, output);
+    }
+    output.at_start([copy::memory_story(&options, &source, sink)]);
+    let mut report = running::run("load", rates, output, |job| {
+        tipple_dump::copy(job, &source, sink, &options)
+    })?;
+    report.verb = "load";
+    Ok(finish(output, "loaded", &report, None))
+}

@@ -1,0 +1,87 @@
+//! `tipple verify`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tipple_budget::Rates;
+use tipple_dump::{CopyOptions, Depth, VerifyOptions, VerifyReport};
+use tipple_store::{Access, open_store};
+
+use crate::cli::VerifyArgs;
+use crate::endpoint::DumpPlace;
+use crate::error::{CliError, Kind};
+use crate::output::{Output, verify_text};
+use crate::ready::{self, CONTENTS};
+use crate::running;
+use crate::verbs::cachemover::Counting;
+use crate::verbs::quoted;
+
+pub(super) fn run(args: &VerifyArgs, output: &Arc<Output>) -> Result<u8, CliError> {
+    let place = DumpPlace::parse(&args.store)?;
+    let verified = match &place {
+        DumpPlace::Store(url) => {
+            let store = open_store(url, Access::Read)?;
+            let options = VerifyOptions {
+                depth: if args.quick {
+                    Depth::Quick
+                } else {
+                    Depth::Full
+                },
+                partial: args.partial,
+                threads: ready::threads(&args.threads),
+            };
+            running::run("verify", Rates::default(), output, |job| {
+                tipple_dump::verify(job, store.as_ref(), CONTENTS, &options)
+            })?
+        }
+        DumpPlace::Cachemover(folder) => read_cachemover(args, folder, output)?,
+    };
+    Ok(tell(&place.to_string(), &verified, output))
+}
+
+/// Reads every data file: its MD5 is checked by the source, its records here.
+fn read_cachemover(
+    args: &VerifyArgs,
+    folder: &Path,
+    output: &Arc<Output>,
+) -> Result<VerifyReport, CliError> {
+    let source = ready::cachemover(folder, args.partial)?;
+    let options = CopyOptions {
+        threads: ready::threads(&args.threads),
+        ..CopyOptions::default()
+    };
+    let mut report = running::run("verify", Rates::default(), output, |job| {
+        tipple_dump::copy(job, &source, &Counting, &options)
+    })?;
+    report.verb = "verify";
+    Ok(VerifyReport {
+        report,
+        problems: Vec::new(),
+        problems_total: 0,
+        unlisted: 0,
+    })
+}
+
+fn tell(place: &str, verified: &VerifyReport, output: &Output) -> u8 {
+    let text = verify_text(&quoted(place), verified);
+    match verified.problems_total {
+        0 => {
+            output.say(text.trim_end());
+            output.json_report(verified, 0);
+            0
+        }
+        problems => {
+            let error = CliError::new(
+                Kind::Damaged,
+                format!(
+                    "{place} is damaged or not complete: {}",
+                    crate::units::counted(problems, "problem")
+                ),
+            );
+            output.warn(text.trim_end());
+            output.warn(&format!("error: {error}"));
+            output.json_report(verified, error.kind.exit());
+            error.kind.exit()
+        }
+    }
+}

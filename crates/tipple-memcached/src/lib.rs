@@ -10,6 +10,7 @@
 
 mod cachemover;
 mod connection;
+mod doctor;
 mod fetch;
 mod filter;
 mod items;
@@ -30,6 +31,7 @@ mod url;
 
 pub use cachemover::{CachemoverOptions, CachemoverSink, CachemoverSource, is_cachemover};
 pub use connection::{Connection, ConnectionError, OUTBOX_BYTES_MAX, Version};
+pub use doctor::{Diagnosis, Finding, Verdict, doctor};
 pub use fetch::{EXPIRY_UNKNOWN, GONE, SERVER_ERROR, TOO_LARGE, UNSENDABLE};
 pub use filter::{EXPIRED, Filter, FilterOptions};
 pub use items::{

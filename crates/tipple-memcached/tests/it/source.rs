@@ -7,8 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tipple_budget::{Gate, GateState, Rates};
 use tipple_flow::{Failure, Party, Source, Stop};
 use tipple_memcached::{
-    Credentials, FilterOptions, Listing, MemcachedOptions, MemcachedSource, NEVER, SourceOptions,
-    TlsOptions,
+    Credentials, Diagnosis, FilterOptions, Listing, MemcachedOptions, MemcachedSource, NEVER,
+    SourceOptions, TlsOptions, Verdict, doctor,
 };
 
 use crate::items::Random;
@@ -737,4 +737,45 @@ fn nothing_is_missed_while_clients_read_and_write_and_the_table_grows() {
     }
     assert_eq!(missed, 0);
     assert_eq!(dumped.outcomes.lost(), 0);
+}
+
+#[test]
+fn the_doctor_says_what_a_server_can_and_changes_nothing() {
+    let memcached = Memcached::start(&[]);
+    memcached.peer().set("a", b"x", 0, 0);
+    let diagnosis = doctor(&memcached.url(), &quick()).unwrap().remove(0);
+    let text = diagnosis.to_string();
+    assert_eq!(
+        diagnosis.verdict,
+        Verdict::Limited,
+        "1.6.18 is before 1.6.19: {text}"
+    );
+    let limited = |diagnosis: &Diagnosis| -> Vec<_> {
+        let findings = diagnosis.findings.iter();
+        findings
+            .filter(|f| f.verdict != Verdict::Good)
+            .map(|f| f.name)
+            .collect()
+    };
+    assert_eq!(limited(&diagnosis), ["version"], "{text}");
+    assert!(
+        text.contains("can be dumped and loaded, with limits"),
+        "{text}"
+    );
+    assert!(text.contains("  ok      items               1\n"), "{text}");
+    let json = serde_json::to_value(&diagnosis).unwrap();
+    assert_eq!(json["findings"][0]["found"], "1.6.18");
+    assert_eq!(memcached.peer().stat("cmd_touch"), 0);
+
+    let memcached = Memcached::start(&["-o", "no_lru_crawler", "-B", "ascii"]);
+    let diagnosis = doctor(&memcached.url(), &quick()).unwrap().remove(0);
+    assert_eq!(diagnosis.verdict, Verdict::Bad);
+    assert_eq!(
+        limited(&diagnosis),
+        ["version", "crawler", "binary protocol"]
+    );
+    assert!(
+        diagnosis.to_string().contains("lru_crawler enable"),
+        "{diagnosis}"
+    );
 }

@@ -76,10 +76,14 @@ pub(crate) struct LocalStore {
 
 impl LocalStore {
     pub(crate) fn open(path: &Path, access: Access) -> Result<Self, StoreError> {
+        Self::open_on(path, access, Disk::REAL)
+    }
+
+    fn open_on(path: &Path, access: Access, disk: Disk) -> Result<Self, StoreError> {
         let url = path.display().to_string();
         let failed = |source| StoreError::from_io(Operation::Open, &url, source);
         if access == Access::Write {
-            create_root(path, &url)?;
+            create_root(path, &url, disk)?;
         }
         let root = fs::canonicalize(path).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => failed(source).with_next_step("check the path"),
@@ -103,7 +107,7 @@ impl LocalStore {
             root,
             staging,
             access,
-            disk: Disk::REAL,
+            disk,
             failed: AtomicBool::new(false),
         })
     }
@@ -286,7 +290,7 @@ fn not_a_folder(url: &str, path: &Path) -> StoreError {
 }
 
 /// Makes the folder at `path` and those above it that are missing, durably.
-fn create_root(path: &Path, url: &str) -> Result<(), StoreError> {
+fn create_root(path: &Path, url: &str, disk: Disk) -> Result<(), StoreError> {
     let failed = |source| StoreError::from_io(Operation::Open, url, source);
     let path = std::path::absolute(path).map_err(failed)?;
     let mut missing = Vec::new();
@@ -308,7 +312,7 @@ fn create_root(path: &Path, url: &str) -> Result<(), StoreError> {
     // From the store's folder upwards: each that was made, and the store's own even if it was
     // there, since whoever made it may have been killed before syncing.
     for folder in path.ancestors().skip(1).take(missing.len().max(1)) {
-        match (Disk::REAL.sync_folder)(folder) {
+        match (disk.sync_folder)(folder) {
             Ok(()) => {}
             // Someone else's folder that existed before: theirs to sync.
             Err(error) if missing.is_empty() && error.kind() == io::ErrorKind::PermissionDenied => {

@@ -287,3 +287,55 @@ fn a_disk_that_overwrites_is_found_out() {
     let capabilities = open(&folder, disk).capabilities().unwrap();
     assert_eq!(capabilities.put_if_absent, PutIfAbsent::Ignored);
 }
+
+#[test]
+fn a_copied_file_is_compared_from_its_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk {
+        // Another file system, and another writer who is faster.
+        hard_link: |from, to| {
+            if from.ends_with("file") {
+                fs::write(to, b"bytes")?;
+                return error(libc::EXDEV);
+            }
+            (Disk::REAL.hard_link)(from, to)
+        },
+        ..Disk::REAL
+    };
+    let store = open(&folder, disk);
+    let (_outside, path) = outside(b"bytes");
+    let put = store.put_file(&name("chunk"), &path).unwrap();
+    assert_eq!(put, Put::AlreadySame);
+    assert!(!path.exists());
+    assert_eq!(store.leftovers().unwrap(), []);
+}
+
+#[test]
+fn a_new_store_is_synced_in_every_folder_above_it() {
+    thread_local! {
+        static SYNCED: RefCell<Vec<PathBuf>> = const { RefCell::new(Vec::new()) };
+    }
+    let recorded = Disk {
+        sync_folder: |folder| {
+            SYNCED.with_borrow_mut(|synced| synced.push(folder.to_owned()));
+            (Disk::REAL.sync_folder)(folder)
+        },
+        ..Disk::REAL
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("a/b/c");
+    LocalStore::open_on(&root, Access::Write, recorded).unwrap();
+    let above = ["a/b", "a", ""].map(|above| folder.path().join(above));
+    assert_eq!(SYNCED.take(), above);
+    // Whoever made it may have died before syncing.
+    LocalStore::open_on(&root, Access::Write, recorded).unwrap();
+    assert_eq!(SYNCED.take(), [folder.path().join("a/b")]);
+    LocalStore::open_on(&root, Access::Read, recorded).unwrap();
+    assert_eq!(SYNCED.take(), [""; 0].map(PathBuf::from));
+
+    let root = folder.path().join("d");
+    let opened = LocalStore::open_on(&root, Access::Write, FOLDER_SYNC_FAILS).map(drop);
+    let error = opened.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::NotDurable);
+    insta::assert_snapshot!(text(&error, &folder), @"cannot open /data/d/d: syncing to disk failed: input/output error (the folder /data/d); check the disk and the system log, then run the same command again");
+}

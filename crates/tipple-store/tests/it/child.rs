@@ -1,7 +1,6 @@
 //! Other processes: this test binary, started again as something else.
 
 use std::env;
-use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -64,7 +63,13 @@ impl Running {
     /// user can get at.
     pub fn start_as_nobody(role: &str, argument: &str, folder: &Path) -> Self {
         let copy = folder.join("test-binary");
-        fs::copy(env::current_exe().unwrap(), &copy).unwrap();
+        // By another process: a file that any process has open for writing cannot be run, and
+        // children that other tests start just now inherit what this process has open.
+        let copied = Command::new("cp")
+            .arg(env::current_exe().unwrap())
+            .arg(&copy)
+            .status();
+        assert!(copied.unwrap().success(), "cannot copy the test binary");
         Self::start_from(&copy, role, argument, Some(65534))
     }
 

@@ -19,8 +19,9 @@
 //! Every folder up to the store's own is synced each time, not only those that this call made:
 //! whoever made one may have been killed before syncing it. A folder with nothing to sync costs
 //! next to nothing. For the same reason an object that is there already with the same bytes is
-//! synced before that counts as success. A file given to `put_file` starts at "sync"; if it is
-//! on another file system, it is copied and starts at "stage".
+//! synced before that counts as success. A file given to `put_file` starts at "sync" and is not
+//! open for writing any more, so there is no close to check; if it is on another file system, it
+//! is then copied, and the copy starts at "stage".
 //!
 //! File systems without hard links: `renameat2(RENAME_NOREPLACE)` takes the place of publish and
 //! unstage. One that has neither is refused.

@@ -15,7 +15,7 @@ use crate::memcached::Memcached;
 /// How long an answer may take before the test is called broken.
 const ANSWER: Duration = Duration::from_secs(60);
 /// Commands sent before their answers are read.
-const PIPELINE: u64 = 500;
+const PIPELINE: usize = 500;
 
 /// A blocking connection to memcached. Every method panics when the server does not answer as it should.
 #[derive(Debug)]
@@ -204,24 +204,38 @@ impl RawMemcached {
     /// Stores these items of [`expected`], pipelined.
     #[track_caller]
     pub fn fill_range(&mut self, range: Range<u64>) {
+        self.set_many(range.map(|n| {
+            let Expected { key, value, flags } = expected(n);
+            (key, value, flags)
+        }));
+    }
+
+    /// Stores items that never expire, pipelined. Their keys must be printable.
+    #[track_caller]
+    pub fn set_many<K: AsRef<[u8]>, V: AsRef<[u8]>>(
+        &mut self,
+        items: impl IntoIterator<Item = (K, V, u32)>,
+    ) {
+        let mut items = items.into_iter().peekable();
         let mut batch = Vec::new();
-        let mut at = range.start;
-        while at < range.end {
-            let end = range.end.min(at + PIPELINE);
+        while items.peek().is_some() {
             batch.clear();
-            for n in at..end {
-                let Expected { key, value, flags } = expected(n);
-                write!(batch, "set {key} {flags} 0 {}\r\n", value.len()).unwrap();
-                batch.extend_from_slice(&value);
+            let mut sent = 0;
+            for (key, value, flags) in items.by_ref().take(PIPELINE) {
+                let value = value.as_ref();
+                batch.extend_from_slice(b"set ");
+                batch.extend_from_slice(key.as_ref());
+                write!(batch, " {flags} 0 {}\r\n", value.len()).unwrap();
+                batch.extend_from_slice(value);
                 batch.extend_from_slice(b"\r\n");
+                sent += 1;
             }
             self.text.send(&batch).unwrap();
-            for n in at..end {
+            for n in 0..sent {
                 self.text
                     .line_is("STORED")
-                    .unwrap_or_else(|error| panic!("item {n}: {error}"));
+                    .unwrap_or_else(|error| panic!("item {n} of a batch: {error}"));
             }
-            at = end;
         }
     }
 

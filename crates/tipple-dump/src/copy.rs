@@ -69,9 +69,8 @@ pub fn copy(
     let (name, version) = source.content();
     if !sink.accepts(name, version) {
         return Err(DumpError::Usage(format!(
-            "{} {} does not take {name} version {version}",
+            "a sink of {} does not take {name} version {version}, which the source gives",
             sink.identity().kind,
-            sink.identity().id
         )));
     }
     let memory = memory_budget(

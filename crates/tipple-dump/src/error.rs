@@ -118,7 +118,7 @@ impl DumpError {
                 Party::Version => ErrorKind::Version,
             },
             Self::Store(error) => match error.kind() {
-                StoreErrorKind::Full => ErrorKind::Budget,
+                StoreErrorKind::Full | StoreErrorKind::LocalFile => ErrorKind::Budget,
                 StoreErrorKind::Invalid | StoreErrorKind::Unsupported => ErrorKind::Usage,
                 _ => ErrorKind::Store,
             },

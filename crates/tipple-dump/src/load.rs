@@ -84,12 +84,11 @@ pub fn load(
     let content = &dump.head().content;
     if !sink.accepts(&content.name, content.version) {
         return Err(DumpError::Usage(format!(
-            "{} holds {} version {}, which {} {} does not take",
+            "{} holds {} version {}, which a sink of {} does not take",
             store.url(),
             content.name,
             content.version,
             sink.identity().kind,
-            sink.identity().id
         )));
     }
     let state = match (&options.state_dir, sink.resume()) {

@@ -19,9 +19,9 @@ use crate::units::{self, ByteSize, Rate, Span};
     version,
     long_about = help::ABOUT,
     after_help = help::AFTER,
+    after_long_help = help::AFTER_LONG,
     arg_required_else_help = true,
     subcommand_required = true,
-    disable_help_subcommand = true,
     max_term_width = 100
 )]
 pub(crate) struct Cli {

@@ -8,13 +8,18 @@ was interrupted or killed goes on when it is run again; nothing is dumped twice 
 applied is counted by cause, shown, and changes the exit code.";
 
 pub(crate) const AFTER: &str = "\
+Try `tipple tour` first: it shows all of it in a temporary folder, no server needed.
+`tipple --help` has sources, sinks, units, settings, signals and exit codes; `tipple VERB --help` has examples.";
+
+pub(crate) const AFTER_LONG: &str = "\
 Sources and sinks:
   memcached://HOST:PORT[,HOST:PORT…]   items of memcached servers; memcacheds:// with TLS
   memcached:///PATH.sock               the same over a Unix socket
   lines:FILE                           the lines of a file
   -                                    the lines of standard input, or to standard output
+
 Stores:
-  a folder, or file:FOLDER
+  FOLDER, or file:FOLDER
 
 Units:
   SIZE      65536, 64KiB, 8MiB, 1GiB (powers of 1024), 64KB, 8MB, 1GB (powers of 1000)
@@ -22,8 +27,11 @@ Units:
   DURATION  500ms, 30s, 10m, 2h, 7d
 
 Settings:
-  Every flag has a variable, TIPPLE_ and its name: TIPPLE_CHUNK_SIZE for --chunk-size. A settings file has the flags' names
-  as keys, at the top for all verbs or in a table for one: threads = 4, or [dump] and under it compress = \"zstd:9\".
+  Every flag has a variable, TIPPLE_ and its name: TIPPLE_CHUNK_SIZE for --chunk-size.
+  A settings file (TOML) has the flags' names as keys, for all verbs or in a table for one:
+    threads = 4
+    [dump]
+    compress = \"zstd:9\"
   A flag wins over a variable, a variable over the file, the file over the default.
 
 Signals:
@@ -42,7 +50,8 @@ Exit codes:
   13   another format version, or a wrong key
   130  interrupted; the same command goes on
 
-Standard output has data and answers only: records, JSON, lists. Everything else is on standard error.
+Standard output has data and answers only: records, JSON, lists, estimates.
+Everything else is on standard error.
 Try `tipple tour` first: it shows all of it in a temporary folder, no server needed.";
 
 pub(crate) const DUMP: &str = "\

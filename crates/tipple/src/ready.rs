@@ -87,7 +87,9 @@ const CONNECTION_FLAGS: &[&str] = &[
 
 impl Typed<'_> {
     pub(crate) fn has(&self, flag: &str) -> bool {
-        self.matches.value_source(flag) == Some(ValueSource::CommandLine)
+        // A verb without the flag has no such id, and asking for it would be a mistake in the program.
+        self.matches.ids().any(|id| id.as_str() == flag)
+            && self.matches.value_source(flag) == Some(ValueSource::CommandLine)
     }
 
     /// Refuses a flag that would have no effect.
@@ -361,7 +363,7 @@ impl fmt::Display for MemoryStory<'_> {
         use crate::units::{bytes, counted};
         write!(
             f,
-            "memory budget {}: {} × (2 buffers × {}",
+            "{}: {} × (2 buffers × {}",
             bytes(self.total),
             counted(self.threads as u64, "thread"),
             bytes(self.buffer_bytes)

@@ -194,9 +194,7 @@ pub(crate) fn bytes(bytes: u64) -> String {
         return format!("{bytes} B");
     };
     let amount = bytes as f64 / *factor as f64;
-    if bytes.is_multiple_of(*factor) || amount >= 1000.0 {
-        format!("{amount:.0} {unit}")
-    } else if amount >= 100.0 {
+    if bytes.is_multiple_of(*factor) || amount >= 100.0 {
         format!("{amount:.0} {unit}")
     } else {
         format!("{amount:.1} {unit}")
@@ -231,11 +229,12 @@ pub(crate) fn short_count(n: f64) -> String {
     }
 }
 
-/// `0.9 s`, `4:05`, `1:02:03`.
+/// `940 ms`, `1.5 s`, `4:05`, `1:02:03`.
 pub(crate) fn time(duration: Duration) -> String {
     let s = duration.as_secs();
     match s {
-        0..60 => format!("{:.1} s", duration.as_secs_f64()),
+        0 => format!("{} ms", duration.as_millis()),
+        1..60 => format!("{:.1} s", duration.as_secs_f64()),
         60..3600 => format!("{}:{:02}", s / 60, s % 60),
         _ => format!("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60),
     }
@@ -312,8 +311,8 @@ mod tests {
         );
         assert_eq!([0, 999, 1000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!([1, 2].map(|n| counted(n, "part")), ["1 part", "2 parts"]);
-        let times = [0.94, 61.0, 3723.0].map(|s| time(Duration::from_secs_f64(s)));
-        assert_eq!(times, ["0.9 s", "1:01", "1:02:03"]);
+        let times = [0.94, 1.5, 61.0, 3723.0].map(|s| time(Duration::from_secs_f64(s)));
+        assert_eq!(times, ["940 ms", "1.5 s", "1:01", "1:02:03"]);
         assert_eq!(short_count(12_345.0), "12.3 k");
     }
 }

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use indicatif::MultiProgress;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use tipple_dump::Event;
 
 use crate::cli::{Level, OutputFlags, SettingFlags, WatchFlags};
@@ -25,6 +25,24 @@ pub(crate) use answer::{Answer, print_table};
 use log::Log;
 pub(crate) use progress::Watching;
 pub(crate) use report::{Needs, dry_run_text, report_text, verify_text};
+
+/// The last line of JSON of a job that came to its end.
+#[derive(Serialize)]
+struct ReportLine<'a, T> {
+    event: &'static str,
+    #[serde(flatten)]
+    report: &'a T,
+    exit: u8,
+}
+
+/// The last line of JSON of one that did not.
+#[derive(Serialize)]
+struct ErrorLine {
+    event: &'static str,
+    kind: &'static str,
+    exit: u8,
+    message: String,
+}
 
 /// Where everything that is told goes.
 pub(crate) struct Output {
@@ -197,29 +215,21 @@ impl Output {
         let line = format!("error: {error}");
         self.log(Level::Error, &line);
         self.stderr(&line);
-        self.json(&json!({
-            "event": "error",
-            "kind": error.kind.name(),
-            "exit": error.kind.exit(),
-            "message": error.to_string(),
-        }));
+        self.json(&ErrorLine {
+            event: "error",
+            kind: error.kind.name(),
+            exit: error.kind.exit(),
+            message: error.to_string(),
+        });
     }
 
     /// The last line of JSON of a job that came to its end.
     pub(crate) fn json_report(&self, report: &impl Serialize, exit: u8) {
-        if !self.json {
-            return;
-        }
-        let mut line = serde_json::Map::new();
-        line.insert("event".to_owned(), json!("report"));
-        match serde_json::to_value(report).expect("plain values serialize") {
-            Value::Object(fields) => line.extend(fields),
-            other => {
-                line.insert("report".to_owned(), other);
-            }
-        }
-        line.insert("exit".to_owned(), json!(exit));
-        self.json(&line);
+        self.json(&ReportLine {
+            event: "report",
+            report,
+            exit,
+        });
     }
 
     fn is_terminal(&self) -> bool {

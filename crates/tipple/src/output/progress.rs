@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::json;
+use serde::Serialize;
 use tipple_budget::GateState;
 use tipple_dump::{Job, Phase};
 
@@ -57,6 +57,25 @@ impl Drop for Watching {
             let _ = thread.join();
         }
     }
+}
+
+/// A line of JSON, once a second. Totals are 0 if nobody knows them.
+#[derive(Serialize)]
+struct ProgressLine {
+    event: &'static str,
+    state: &'static str,
+    listed: u64,
+    parts: u64,
+    parts_total: u64,
+    chunks: u64,
+    records: u64,
+    records_estimate: u64,
+    raw_bytes: u64,
+    raw_bytes_estimate: u64,
+    stored_bytes: u64,
+    memory_bytes_held: u64,
+    memory_bytes_budget: u64,
+    elapsed_ms: u64,
 }
 
 struct Drawing<'a> {
@@ -217,22 +236,22 @@ impl<'a> Drawing<'a> {
     fn json(&self, now: Instant) {
         let progress = self.job.progress();
         let memory = self.job.memory();
-        self.output.json(&json!({
-            "event": "progress",
-            "state": self.state(),
-            "listed": progress.listed(),
-            "parts": progress.parts(),
-            "parts_total": progress.parts_total(),
-            "chunks": progress.chunks(),
-            "records": progress.records(),
-            "records_estimate": progress.records_estimate(),
-            "raw_bytes": progress.raw_bytes(),
-            "raw_bytes_estimate": progress.raw_bytes_estimate(),
-            "stored_bytes": progress.stored_bytes(),
-            "memory_bytes_held": memory.map_or(0, |memory| memory.held()),
-            "memory_bytes_budget": memory.map_or(0, |memory| memory.limit()),
-            "elapsed_ms": now.duration_since(self.began).as_millis() as u64,
-        }));
+        self.output.json(&ProgressLine {
+            event: "progress",
+            state: self.state(),
+            listed: progress.listed(),
+            parts: progress.parts(),
+            parts_total: progress.parts_total(),
+            chunks: progress.chunks(),
+            records: progress.records(),
+            records_estimate: progress.records_estimate(),
+            raw_bytes: progress.raw_bytes(),
+            raw_bytes_estimate: progress.raw_bytes_estimate(),
+            stored_bytes: progress.stored_bytes(),
+            memory_bytes_held: memory.map_or(0, |memory| memory.held()),
+            memory_bytes_budget: memory.map_or(0, |memory| memory.limit()),
+            elapsed_ms: now.duration_since(self.began).as_millis() as u64,
+        });
     }
 
     fn end(self) {

@@ -38,7 +38,7 @@ pub(crate) fn report_text(done: &str, report: &Report) -> String {
         rows.row("  spool", format!("{} at most", bytes(report.spool_bytes_max)));
     }
     for (name, said) in [("  source", &report.source), ("  sink", &report.sink)] {
-        let said = said_text(said);
+        let said = plain_values(said);
         if !said.is_empty() {
             rows.row(name, said);
         }
@@ -90,10 +90,12 @@ fn time_text(report: &Report) -> String {
     )
 }
 
-/// What the other side said of itself, where that is a few plain values.
-fn said_text(said: &Value) -> String {
-    let Value::Object(fields) = said else {
-        return String::new();
+/// What the other side said of itself, as far as that is a few plain values: "bytes 1,024, path /tmp/x".
+fn plain_values(said: &Value) -> String {
+    let fields = match said {
+        Value::Object(fields) => fields,
+        Value::String(text) => return text.clone(),
+        _ => return String::new(),
     };
     let texts: Vec<String> = fields
         .iter()

@@ -37,7 +37,10 @@ pub(super) fn run(args: &CopyArgs, typed: &Typed<'_>, output: &Arc<Output>) -> R
         return dry_run("copy", &options, source.as_ref(), sink.as_ref(), rates, output);
     }
     let story = memory_story(&options, source.as_ref(), sink.as_ref());
-    output.at_start([format!("copying {from} to {to}"), story]);
+    output.at_start([
+        format!("copying {from} to {to}"),
+        format!("memory budget {story}"),
+    ]);
     let report = running::run("copy", rates, output, |job| {
         tipple_dump::copy(job, source.as_ref(), sink.as_ref(), &options)
     })?;

@@ -3,17 +3,15 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tipple_flow::{Party, Source};
+use tipple_flow::Source;
 use tipple_lines::{LinesOptions, LinesSource};
-use tipple_memcached::{
-    CachemoverSource, Connection, MemcachedOptions, MemcachedUrl, Server, Stats, TlsOptions,
-};
+use tipple_memcached::{CachemoverSource, MemcachedUrl, Verdict};
 use tipple_store::{Access, PutIfAbsent, StoreErrorKind, StoreUrl, open_store};
 
 use crate::cli::DoctorArgs;
 use crate::endpoint::{SourceUrl, store_url};
-use crate::error::CliError;
-use crate::output::{Answer, Output};
+use crate::error::{CliError, Kind};
+use crate::output::{Answer, Output, print};
 use crate::ready::{self, Typed};
 use crate::units::{bytes, count};
 
@@ -23,23 +21,38 @@ pub(super) fn run(args: &DoctorArgs, typed: &Typed<'_>, output: &Arc<Output>) ->
         || ["memcached:", "memcacheds:", "lines:"]
             .iter()
             .any(|scheme| text.starts_with(scheme));
+    let url = SourceUrl::parse(&args.what);
+    if let Ok(SourceUrl::Memcached(url)) = &url {
+        return servers(url, args, output);
+    }
+    typed.fit_memcached(false)?;
     let mut answer = Answer::default();
-    let value = if is_source {
-        let url = SourceUrl::parse(&args.what)?;
-        typed.fit_memcached(matches!(url, SourceUrl::Memcached(_)))?;
-        source(&url, args, &mut answer)?
-    } else {
-        typed.fit_memcached(false)?;
-        match SourceUrl::parse(&args.what) {
-            Ok(url @ SourceUrl::Cachemover(_)) => source(&url, args, &mut answer)?,
-            _ => store(&store_url(&args.what)?, &mut answer)?,
-        }
+    let (value, exit) = match url {
+        Ok(url) => (source(&url, &mut answer)?, 0),
+        Err(error) if is_source => return Err(error),
+        Err(_) => store(&store_url(&args.what)?, &mut answer)?,
     };
-    answer.print(output, &value)?;
-    Ok(0)
+    match output.is_json() {
+        true => output.json_report(&value, exit),
+        false => print(&answer.text())?,
+    }
+    Ok(exit)
 }
 
-fn store(url: &StoreUrl, answer: &mut Answer) -> Result<Value, CliError> {
+/// Each server as its crate describes it; one that cannot be dumped makes the exit code that of a failed source.
+fn servers(url: &MemcachedUrl, args: &DoctorArgs, output: &Output) -> Result<u8, CliError> {
+    let diagnoses = tipple_memcached::doctor(url, &ready::connection(&args.connection)?)?;
+    let bad = diagnoses.iter().any(|one| one.verdict == Verdict::Bad);
+    let exit = if bad { Kind::Live.exit() } else { 0 };
+    match output.is_json() {
+        true => output.json_report(&json!({ "source": url.to_string(), "servers": diagnoses }), exit),
+        false => print(&diagnoses.iter().map(ToString::to_string).collect::<String>())?,
+    }
+    Ok(exit)
+}
+
+/// What there is to say, and the exit code.
+fn store(url: &StoreUrl, answer: &mut Answer) -> Result<(Value, u8), CliError> {
     // It must exist: a question makes no folder.
     let read_only = open_store(url, Access::Read)?;
     let (store, writable) = match open_store(url, Access::Write) {
@@ -67,25 +80,26 @@ fn store(url: &StoreUrl, answer: &mut Answer) -> Result<Value, CliError> {
             "free",
             can.free_bytes.map_or_else(|| "no limit known".to_owned(), bytes),
         );
-    Ok(json!({
+    let exit = match can.put_if_absent {
+        PutIfAbsent::Honoured | PutIfAbsent::NotProbed => 0,
+        PutIfAbsent::Ignored | PutIfAbsent::Refused => Kind::Store.exit(),
+    };
+    let value = json!({
         "store": url.to_string(),
         "description": can.description,
         "writable": writable,
         "put_if_absent": format!("{:?}", can.put_if_absent).to_lowercase(),
         "durable": can.durable,
         "free_bytes": can.free_bytes,
-    }))
+    });
+    Ok((value, exit))
 }
 
-fn source(url: &SourceUrl, args: &DoctorArgs, answer: &mut Answer) -> Result<Value, CliError> {
+fn source(url: &SourceUrl, answer: &mut Answer) -> Result<Value, CliError> {
     let estimate = match url {
-        SourceUrl::Memcached(url) => {
-            let options = ready::connection(&args.connection)?;
-            return servers(url, options, answer);
-        }
         SourceUrl::Lines(path) => LinesSource::file(path, LinesOptions::default())?.check()?,
         SourceUrl::Cachemover(path) => CachemoverSource::open_partial(path)?.check()?,
-        SourceUrl::Stdin => {
+        SourceUrl::Memcached(_) | SourceUrl::Stdin => {
             return Err(CliError::usage(
                 "standard input can only be read: there is nothing to ask it",
             ));
@@ -104,59 +118,3 @@ fn source(url: &SourceUrl, args: &DoctorArgs, answer: &mut Answer) -> Result<Val
     }))
 }
 
-fn servers(
-    url: &MemcachedUrl,
-    mut options: MemcachedOptions,
-    answer: &mut Answer,
-) -> Result<Value, CliError> {
-    if url.tls() {
-        options.tls.get_or_insert_with(TlsOptions::default);
-    }
-    let mut all = Vec::new();
-    for server in url.servers() {
-        all.push(ask(server, &options, answer)?);
-    }
-    Ok(json!({ "source": url.to_string(), "servers": all }))
-}
-
-fn ask(
-    server: &Server,
-    options: &MemcachedOptions,
-    answer: &mut Answer,
-) -> Result<Value, CliError> {
-    let lost = |error: tipple_memcached::ConnectionError| error.into_stop(Party::Source);
-    let mut connection = Connection::connect(server, options, None).map_err(lost)?;
-    let stats = Stats::read(&mut connection, None).map_err(lost)?;
-    let version = connection.version();
-    let can_dump = version.is_at_least(1, 6, 0) && stats.lru_crawler;
-    let can_load = version.is_at_least(1, 6, 10);
-    let listing = match (stats.lru_crawler, version.is_at_least(1, 6, 9)) {
-        (false, _) => "not at all: turn its LRU crawler on with the command `lru_crawler enable`",
-        (true, true) => "hash, which misses nothing",
-        (true, false) => "all, which misses items that clients read meanwhile: use --listing all:3",
-    };
-    let yes = |can: bool| if can { "yes" } else { "no" };
-    answer
-        .row("server", server.to_string())
-        .row("version", version.as_str())
-        .row("items", format!("{}, {}", count(stats.curr_items), bytes(stats.bytes)))
-        .row("largest item", bytes(stats.item_size_max))
-        .row("lists keys by", listing)
-        .row("can be dumped", yes(can_dump))
-        .row("can be loaded", yes(can_load));
-    if options.tls.is_some() {
-        answer.row("TLS", "yes");
-    }
-    Ok(json!({
-        "server": server.to_string(),
-        "version": version.as_str(),
-        "items": stats.curr_items,
-        "bytes": stats.bytes,
-        "item_bytes_max": stats.item_size_max,
-        "lru_crawler": stats.lru_crawler,
-        "lists_by_hash": version.is_at_least(1, 6, 9),
-        "can_be_dumped": can_dump,
-        "can_be_loaded": can_load,
-        "tls": options.tls.is_some(),
-    }))
-}

@@ -79,7 +79,7 @@ fn into_store(
         return dry_run::tell(output, &expected, rates);
     }
     let store = open_store(store_url, Access::Write)?;
-    output.at_start([format!("dumping {url} to {store_url}"), story]);
+    output.at_start([format!("dumping {url} to {store_url}"), format!("memory budget {story}")]);
     let report = running::run("dump", rates, output, |job| {
         tipple_dump::dump(job, source, store.as_ref(), &options)
     })?;
@@ -137,7 +137,7 @@ fn as_cachemover(
     }
     output.at_start([
         format!("dumping {url} to {}, in the cachemover layout", folder.display()),
-        story,
+        format!("memory budget {story}"),
     ]);
     let mut report = running::run("dump", rates, output, |job| {
         tipple_dump::copy(job, source, &sink, &options)

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tipple_dump::Listing;
 use tipple_flow::Source;
 use tipple_store::{Access, open_store};
@@ -35,7 +35,7 @@ fn summary(listing: &Listing) -> Answer {
     let sum = |of: fn(&tipple_dump::PartLine) -> u64| listing.parts.iter().map(of).sum::<u64>();
     let (raw, stored) = (sum(|part| part.raw_bytes), sum(|part| part.stored_bytes));
     let mut answer = Answer::default();
-    answer.row("source", format!("{} {}", head.source.kind, head.source.id));
+    answer.row("source", format!("{} {}", head.source.kind, identity_text(&head.source.id)));
     answer.row(
         "content",
         format!("{} version {}", head.content.name, head.content.version),
@@ -84,6 +84,19 @@ fn summary(listing: &Listing) -> Answer {
         };
     }
     answer
+}
+
+/// What people call the source: its path, its servers.
+fn identity_text(id: &Value) -> String {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let servers = || {
+        let servers: Option<Vec<String>> = id["servers"].as_array()?.iter().map(text).collect();
+        Some(servers?.join(", "))
+    };
+    text(id)
+        .or_else(|| text(&id["path"]))
+        .or_else(servers)
+        .unwrap_or_else(|| id.to_string())
 }
 
 fn parts(listing: &Listing) -> Result<(), CliError> {

@@ -111,7 +111,8 @@ fn from_cachemover(
     if args.job.dry_run {
         return copy::dry_run("load", &options, &source, sink, rates, output);
     }
-    output.at_start([copy::memory_story(&options, &source, sink)]);
+    let story = copy::memory_story(&options, &source, sink);
+    output.at_start([format!("memory budget {story}")]);
     let mut report = running::run("load", rates, output, |job| {
         tipple_dump::copy(job, &source, sink, &options)
     })?;

@@ -1,0 +1,90 @@
+//! `kill -9` of tipple at named moments, then the same command again: the same set of items, none twice, every
+//! checksum right.
+
+use std::collections::BTreeSet;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+
+use tipple_testkit::{Memcached, RawMemcached};
+
+use crate::whole_job::{assert_filled, exits, items, path, tipple, url};
+
+const ITEMS: u64 = 6000;
+
+/// Every fail point of a dump, at several of its hits: 50 moments.
+fn moments() -> Vec<(&'static str, u64)> {
+    let mut moments = vec![("begun", 1), ("planned", 1), ("summing", 1), ("summed", 1), ("done", 1)];
+    for name in [
+        "planning", "fetching", "sealing", "sealed", "putting", "put", "committing", "committed",
+    ] {
+        moments.extend([1, 2, 3, 5, 7].map(|n| (name, n)));
+    }
+    moments.extend([("committed", 9), ("fetching", 11), ("put", 11), ("planning", 11), ("sealing", 9)]);
+    moments
+}
+
+#[test]
+fn a_dump_killed_at_fifty_moments_goes_on_to_the_same_items() {
+    let server = Memcached::start(&[]);
+    RawMemcached::connect(&server).fill(ITEMS);
+    let dir = tempfile::tempdir().unwrap();
+    let moments = moments();
+    assert_eq!(moments.len(), 50);
+    let hit: BTreeSet<_> = moments.iter().map(|(name, _)| *name).collect();
+    assert_eq!(hit.len(), 13, "every fail point of a dump is among them");
+    for (name, n) in moments {
+        let dump = path(&dir, &format!("{name}-{n}"));
+        let url = url(&server);
+        let args = [
+            "dump", &url, &dump, "--threads", "2", "--buffer", "64KiB", "--chunk-size", "1MiB", "--key-file-size", "8KiB", "--compress", "zstd:1",
+        ];
+        let killed = tipple(&args)
+            .env("TIPPLE_KILL_AT", format!("{name}:{n}"))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&killed.stderr);
+        assert!(
+            said.contains(&format!("failpoint dump::{name} hit {n}")),
+            "{name}:{n} was not hit (build with --features tipple/failpoints): {said}"
+        );
+        assert_eq!(killed.status.signal(), Some(9), "{name}:{n}");
+        if name == "done" {
+            // It was finished: the same command says so.
+            exits(2, &args);
+        } else {
+            exits(4, &["verify", &dump]);
+            exits(0, &args);
+        }
+        exits(0, &["verify", &dump]);
+        assert_filled(&dump, ITEMS);
+        let status = Command::new("sha256sum")
+            .args(["--quiet", "--strict", "-c", "SHA256SUMS"])
+            .current_dir(&dump)
+            .status();
+        assert!(status.unwrap().success(), "{name}:{n}");
+        // What the killed run left is told, removed on request, and nothing else goes with it.
+        exits(0, &["prune", &dump, "--yes"]);
+        exits(0, &["verify", &dump]);
+        std::fs::remove_dir_all(&dump).unwrap();
+    }
+}
+
+#[test]
+fn a_load_killed_after_any_part_goes_on() {
+    let (a, b) = (Memcached::start(&[]), Memcached::start(&[]));
+    RawMemcached::connect(&a).fill(ITEMS);
+    let dir = tempfile::tempdir().unwrap();
+    let (dump, state) = (path(&dir, "dump"), path(&dir, "state"));
+    exits(0, &["dump", &url(&a), &dump, "--key-file-size", "8KiB"]);
+    for n in [1, 2, 5] {
+        let target = url(&b);
+        let args = ["load", &dump, &target, "--state", &state, "--threads", "1"];
+        let killed = tipple(&args).env("TIPPLE_KILL_AT", format!("applied:{n}")).output().unwrap();
+        assert_eq!(killed.status.signal(), Some(9), "build with --features tipple/failpoints");
+        exits(0, &args);
+        let again = path(&dir, &format!("again-{n}"));
+        exits(0, &["dump", &target, &again]);
+        assert_eq!(items(&again), items(&dump));
+        RawMemcached::connect(&b).command("flush_all");
+    }
+}

@@ -173,6 +173,11 @@ impl Found {
             }
             cause = next.source();
         }
+        // Most errors begin with the object, which stands in front already.
+        let object = object.to_string();
+        if let Some(rest) = text.strip_prefix(&format!("{object}: ")) {
+            text = rest.to_owned();
+        }
         self.add(object, text);
     }
 

@@ -24,6 +24,8 @@ pub struct Stats {
     pub curr_items: u64,
     /// Bytes that they take.
     pub bytes: u64,
+    /// Items that it gave up for room.
+    pub evictions: u64,
     /// How often it was flushed.
     pub cmd_flush: u64,
     /// The largest item that it takes (`-I`).
@@ -66,6 +68,8 @@ impl Stats {
                     b"time" => stats.time = signed(n),
                     b"curr_items" => stats.curr_items = n,
                     b"bytes" => stats.bytes = n,
+                    // The settings have one of the same name, which is "on" or "off".
+                    b"evictions" if request == "stats\r\n" => stats.evictions = n,
                     b"cmd_flush" => stats.cmd_flush = n,
                     b"item_size_max" => stats.item_size_max = n,
                     b"lru_crawler" => stats.lru_crawler = value == b"yes",

@@ -177,7 +177,7 @@ fn golden_bytes_both_ways() {
     write_all(&sink(dir.path(), 1 << 20), &[std::slice::from_ref(&item)]);
     assert!(is_cachemover(dir.path()));
     let name = format!("data_127.0.0.1__0_{}", md5_of(GOLDEN));
-    assert_eq!(data_files(dir.path()), [name.clone()]);
+    assert_eq!(data_files(dir.path()), std::slice::from_ref(&name));
     assert_eq!(fs::read(completed(dir.path()).join(name)).unwrap(), GOLDEN);
     let source = CachemoverSource::open(dir.path()).unwrap();
     assert_eq!(read_all(&source), [item]);

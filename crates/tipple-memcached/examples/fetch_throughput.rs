@@ -98,15 +98,16 @@ fn raw(url: &MemcachedUrl) -> Result<u64, Failed> {
     let mut skip = 0;
     while answered < ITEMS {
         if asked - answered <= 500 {
-            for i in asked..(asked + 500).min(ITEMS) {
+            let until = (asked + 500).min(ITEMS);
+            for i in asked..until {
                 let outbox = connection.outbox();
                 outbox.extend(b"mg user:profile:");
                 let digits: [u8; 9] =
                     std::array::from_fn(|n| b'0' + (i / 10_usize.pow(8 - n as u32) % 10) as u8);
                 outbox.extend(digits);
                 outbox.extend(b" f t c v u O0000\r\n");
-                asked = i + 1;
             }
+            asked = until;
             connection.push()?;
         }
         connection.fill(None)?;

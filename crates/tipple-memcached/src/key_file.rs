@@ -132,9 +132,6 @@ impl KeyFileWriter {
         file_bytes + (RECORD_BYTES_MAX + SERVER_BYTES_MAX) as u64 + CODEC.encoder_bytes()
     }
 
-    /// What a key takes in a key file at most, in stored bytes, its share of the file's tables included.
-    pub const KEY_BYTES_MAX: u64 = RECORD_BYTES_MAX as u64 + 8;
-
     pub fn new(
         dir: &Path,
         stem: String,
@@ -522,7 +519,7 @@ mod tests {
             .map(|file| {
                 let bytes = std::fs::read(&file.path).unwrap();
                 assert_eq!(bytes.len() as u64, file.stored_bytes);
-                assert!(file.stored_bytes <= file.keys * KeyFileWriter::KEY_BYTES_MAX + 1024);
+                assert!(file.stored_bytes <= file.keys * (RECORD_BYTES_MAX as u64 + 8) + 1024);
                 (bytes, file.keys)
             })
             .collect()

@@ -7,6 +7,17 @@
 //!
 //! This crate must never slow the listing of a server down (a listing that nobody reads blocks the server), never write
 //! to a source, and never show a password.
+//!
+//! ```no_run
+//! use tipple_flow::Source;
+//! use tipple_memcached::{MemcachedOptions, MemcachedSource, SourceOptions};
+//!
+//! let url = "memcached://cache1:11211,cache2:11211".parse()?;
+//! let source = MemcachedSource::new(url, MemcachedOptions::default(), SourceOptions::default())?;
+//! let estimate = source.check()?;
+//! println!("about {} items", estimate.records);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod cachemover;
 mod connection;
@@ -48,7 +59,6 @@ pub use retry::{Retry, RetryOptions};
 pub use sink::{MemcachedSink, SinkOptions, StoreMode, WINDOW_BYTES_MAX, WINDOW_BYTES_MIN};
 pub use source::{
     ITEM_VALUE_BYTES_MAX, KEY_FILE_BYTES_MAX, KEY_FILE_BYTES_MIN, MemcachedSource, SourceOptions,
-    key_space_bytes_max,
 };
 pub use stats::{Incarnation, Stats};
 pub use url::{MemcachedUrl, PORT_DEFAULT, Server, UrlError};

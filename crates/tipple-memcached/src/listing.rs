@@ -15,10 +15,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 
-use tipple_budget::Gate;
+use tipple_budget::{Cancelled, Gate};
 use tipple_flow::{Failure, NewPart, Outcomes, Party, PlanBody, Stop};
 
-use crate::connection::{Connection, ConnectionError, shown};
+use crate::connection::{Connection, ConnectionError, Version, shown};
 use crate::filter::Filter;
 use crate::key_file::{KEYS_EXTENSION, KeyFile, KeyFileWriter, decode, encode};
 use crate::metadump::{ListedItem, METADUMP_LINE_BYTES_MAX};
@@ -50,13 +50,18 @@ impl Listing {
     const PASSES_DEFAULT: u32 = 3;
 
     /// Walks over the LRU; `None` for one over the hash table.
-    fn passes(self, connection: &Connection) -> Option<u32> {
+    pub(crate) fn passes(self, version: &Version) -> Option<u32> {
         match self {
             Self::Hash => None,
             Self::All { passes } => Some(passes),
-            Self::Auto if connection.version().is_at_least(1, 6, 9) => None,
+            Self::Auto if version.is_at_least(1, 6, 9) => None,
             Self::Auto => Some(Self::PASSES_DEFAULT),
         }
+    }
+
+    /// The most that any server may need.
+    pub(crate) fn passes_max(self) -> Option<u32> {
+        self.passes(&Version::default())
     }
 }
 
@@ -68,7 +73,10 @@ const BUCKETS_MAX: u64 = 256;
 const BUCKET_KEYS: u64 = 50_000;
 const BUCKET_BUFFER_BYTES: usize = 8 << 10;
 /// The most that the keys of one bucket may take in memory.
-const BUCKET_BYTES_MAX: u64 = 64 << 20;
+const BUCKET_BYTES_MAX: u64 = 16 << 20;
+/// The shortest record: its bits, the length of its key, a byte of key, and two numbers.
+const RECORD_BYTES_MIN: u64 = 5;
+const _: () = assert!(BUCKETS_MAX * (BUCKET_BUFFER_BYTES as u64) <= BUCKET_BYTES_MAX);
 
 /// What a listing thread tells.
 pub(crate) enum Listed {
@@ -76,6 +84,8 @@ pub(crate) enum Listed {
     Life(Incarnation),
     /// So many more keys were listed.
     Keys(u64),
+    /// A listing failed: the others need not go on.
+    Failed,
     /// A part, of a server whose listing is complete.
     Part(NewPart),
 }
@@ -171,17 +181,35 @@ impl From<ConnectionError> for Broken {
 
 impl Lister<'_> {
     /// What one listing thread holds at most, in bytes.
-    pub fn memory_bytes(options: &MemcachedOptions, key_file_bytes: u64, listing: Listing) -> u64 {
-        let passes = match listing {
-            Listing::Hash => 0,
-            // The buckets' buffers, or one bucket with its table.
-            Listing::Auto | Listing::All { .. } => BUCKET_BYTES_MAX * 2,
+    pub fn memory_bytes(
+        options: &MemcachedOptions,
+        key_file_bytes: u64,
+        passes: Option<u32>,
+    ) -> u64 {
+        // The buckets' buffers, and later one bucket with the offsets of its records.
+        let merging = match passes {
+            None => 0,
+            Some(_) => BUCKET_BYTES_MAX + BUCKET_BYTES_MAX / RECORD_BYTES_MIN * 4,
         };
-        Connection::memory_bytes(options) + KeyFileWriter::memory_bytes(key_file_bytes) + passes
+        Connection::memory_bytes(options) + KeyFileWriter::memory_bytes(key_file_bytes) + merging
     }
 
     /// Lists the keys of `server`, the `number`th, and hands its parts to `out`.
     pub fn list(
+        &self,
+        number: usize,
+        server: &Server,
+        out: &SyncSender<Listed>,
+    ) -> Result<ServerListed, Stop> {
+        let listed = self.try_list(number, server, out);
+        if listed.is_err() {
+            // If nobody takes it, nobody needs it.
+            let _ = out.send(Listed::Failed);
+        }
+        listed
+    }
+
+    fn try_list(
         &self,
         number: usize,
         server: &Server,
@@ -194,10 +222,7 @@ impl Lister<'_> {
             let mut run = Run::new(self, server, stem, out);
             match run.list(&mut life) {
                 Ok(listed) => {
-                    // Nobody takes it: the plan has failed elsewhere.
-                    let gone = |_| Stop::Cancelled(tipple_budget::Cancelled);
-                    out.send(Listed::Life(listed.incarnation.clone()))
-                        .map_err(gone)?;
+                    send(out, Listed::Life(listed.incarnation.clone()))?;
                     for file in std::mem::take(&mut run.files) {
                         let part = NewPart {
                             body: PlanBody::File(file.path),
@@ -205,7 +230,7 @@ impl Lister<'_> {
                             records: Some(file.keys),
                             bytes_estimate: file.items_bytes,
                         };
-                        out.send(Listed::Part(part)).map_err(gone)?;
+                        send(out, Listed::Part(part))?;
                     }
                     return Ok(listed);
                 }
@@ -227,6 +252,11 @@ impl Lister<'_> {
         }
         unreachable!("the retry ends it")
     }
+}
+
+/// Tells the planner's thread. If it takes no more, the plan has failed elsewhere.
+fn send(out: &SyncSender<Listed>, listed: Listed) -> Result<(), Stop> {
+    out.send(listed).map_err(|_| Stop::Cancelled(Cancelled))
 }
 
 /// One attempt at the listing of one server.
@@ -285,7 +315,7 @@ impl<'a> Run<'a> {
         .map_err(|error| {
             Failure::new(Party::Budget, "cannot set up the encoder of key files").because(error)
         })?;
-        match self.lister.listing.passes(&connection) {
+        match self.lister.listing.passes(connection.version()) {
             None => self.walk(&mut connection, "hash", &mut |run, item| {
                 run.outcome_or(item, |run, item| run.add(&mut writer, item))
             })?,
@@ -400,7 +430,7 @@ impl<'a> Run<'a> {
                     self.listed += 1;
                     each(self, &item)?;
                     if self.listed.is_multiple_of(STEP) {
-                        self.report();
+                        self.report()?;
                     }
                     continue;
                 }
@@ -408,7 +438,7 @@ impl<'a> Run<'a> {
                     Line::Begin => {}
                     Line::End => {
                         connection.consume(used);
-                        self.report();
+                        self.report()?;
                         return Ok(());
                     }
                     Line::Busy => busy = true,
@@ -484,12 +514,10 @@ impl<'a> Run<'a> {
         )
     }
 
-    fn report(&mut self) {
-        // If nobody listens any more, sending the parts will tell.
-        let _ = self
-            .out
-            .send(Listed::Keys(self.listed.saturating_sub(self.reported)));
+    fn report(&mut self) -> Result<(), Stop> {
+        let more = self.listed.saturating_sub(self.reported);
         self.reported = self.reported.max(self.listed);
+        send(self.out, Listed::Keys(more))
     }
 
     /// Removes what it wrote.
@@ -592,7 +620,8 @@ fn hash(key: &[u8]) -> u64 {
     hash ^ (hash >> 29)
 }
 
-/// The items of a bucket, each key once, as the last pass that found it tells it.
+/// The items of a bucket, each key once, as the last pass that found it tells it. Beside the bucket it holds four bytes
+/// for each record.
 fn unique(bucket: &[u8], base: i64) -> Result<impl Iterator<Item = ListedItem>, Failure> {
     let broken = |error| {
         Failure::new(
@@ -601,18 +630,38 @@ fn unique(bucket: &[u8], base: i64) -> Result<impl Iterator<Item = ListedItem>, 
         )
         .because(error)
     };
-    let mut at = std::collections::HashMap::<&[u8], u32>::new();
     let mut item = ListedItem::default();
+    let mut records = 0;
     let mut rest = bucket;
     while !rest.is_empty() {
-        let offset = bucket.len() - rest.len();
-        let key_bytes = usize::from(rest.get(1).copied().unwrap_or(0));
         decode(&mut rest, base, &mut item).map_err(broken)?;
-        // It was decoded, so it is there. Offsets fit: a bucket is at most 64 MiB.
-        at.insert(&bucket[offset + 2..offset + 2 + key_bytes], offset as u32);
+        records += 1;
     }
-    let mut offsets: Vec<u32> = at.into_values().collect();
-    offsets.sort_unstable();
+    // Counted first, so that the list never grows beyond what it needs.
+    let mut offsets: Vec<u32> = Vec::with_capacity(records);
+    let mut rest = bucket;
+    while !rest.is_empty() {
+        // It fits: a bucket has at most BUCKET_BYTES_MAX.
+        offsets.push((bucket.len() - rest.len()) as u32);
+        decode(&mut rest, base, &mut item).map_err(broken)?;
+    }
+    let key_at = move |offset: u32| {
+        // A record begins with its bits, the length of its key, and the key.
+        let record = &bucket[offset as usize + 1..];
+        &record[1..=usize::from(record[0])]
+    };
+    offsets.sort_unstable_by_key(|&offset| (key_at(offset), offset));
+    let mut kept = 0;
+    for n in 0..offsets.len() {
+        let last = offsets
+            .get(n + 1)
+            .is_none_or(|&next| key_at(next) != key_at(offsets[n]));
+        if last {
+            offsets[kept] = offsets[n];
+            kept += 1;
+        }
+    }
+    offsets.truncate(kept);
     Ok(offsets.into_iter().map(move |offset| {
         let mut item = ListedItem::default();
         let decoded = decode(&mut &bucket[offset as usize..], base, &mut item);
@@ -640,7 +689,7 @@ mod tests {
             .collect();
         assert_eq!(
             found,
-            [(b"a".to_vec(), 3), (b"c".to_vec(), 4), (b"b".to_vec(), 5)]
+            [(b"a".to_vec(), 3), (b"b".to_vec(), 5), (b"c".to_vec(), 4)]
         );
         assert!(unique(&bytes[..bytes.len() - 1], 100).map(drop).is_err());
     }

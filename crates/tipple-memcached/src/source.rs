@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::sync_channel;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -11,11 +11,10 @@ use tipple_flow::{
     Estimate, Failure, Identity, Outcomes, PartReader, Party, Planned, Planner, Source, Stop,
 };
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Version};
 use crate::fetch::Fetcher;
 use crate::filter::{Filter, FilterOptions};
 use crate::items::{HEADER_BYTES, ITEMS_NAME, ITEMS_VERSION, KEY_BYTES_MAX};
-use crate::key_file::KeyFileWriter;
 use crate::listing::{KeySpace, Listed, Lister, Listing, ServerListed};
 use crate::options::{MemcachedOptions, TlsOptions};
 use crate::stats::{Incarnation, Stats};
@@ -117,6 +116,14 @@ struct ServerLife {
     listed: u64,
 }
 
+/// What the check found.
+#[derive(Clone, Copy, Debug)]
+struct Checked {
+    key_space_bytes: u64,
+    /// The passes over the LRU that a server needs; `None` if none does.
+    passes: Option<u32>,
+}
+
 /// memcached servers that are dumped.
 #[derive(Debug)]
 pub struct MemcachedSource {
@@ -126,7 +133,7 @@ pub struct MemcachedSource {
     filter: Filter,
     // The life of each server that the plan speaks of, once that is known; else, the first that was met.
     lives: Mutex<BTreeMap<String, Incarnation>>,
-    key_space_bytes: Mutex<Option<u64>>,
+    checked: Mutex<Option<Checked>>,
 }
 
 impl MemcachedSource {
@@ -151,7 +158,7 @@ impl MemcachedSource {
             source,
             filter,
             lives: Mutex::default(),
-            key_space_bytes: Mutex::default(),
+            checked: Mutex::default(),
         })
     }
 
@@ -187,12 +194,16 @@ impl MemcachedSource {
             .check(&now)
     }
 
+    fn checked(&self) -> MutexGuard<'_, Option<Checked>> {
+        self.checked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn set_life(&self, life: &Incarnation) {
         let mut lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
         lives.insert(life.server.clone(), life.clone());
     }
 
-    fn look(&self, server: &Server) -> Result<(String, Stats), Stop> {
+    fn look(&self, server: &Server) -> Result<(Version, Stats), Stop> {
         let look = || {
             let mut connection = Connection::connect(server, &self.options, None)?;
             let stats = Stats::read(&mut connection, None)?;
@@ -213,11 +224,11 @@ impl MemcachedSource {
         if !stats.lru_crawler {
             return Err(crawler_off(server).into());
         }
-        Ok((version.to_string(), stats))
+        Ok((version, stats))
     }
 
     /// The local disk that the keys of servers with these statistics may take.
-    fn key_space(&self, servers: &[Stats]) -> u64 {
+    fn key_space(&self, servers: &[Stats], passes: Option<u32>) -> u64 {
         if let Some(bytes) = self.source.key_space_bytes {
             return bytes;
         }
@@ -234,10 +245,7 @@ impl MemcachedSource {
             .fold(0, u64::saturating_add);
         let servers = servers.len() as u64;
         // Several passes are kept beside what comes of them.
-        let factor = match self.source.listing {
-            Listing::All { passes } => 1 + u64::from(passes),
-            Listing::Auto | Listing::Hash => 1,
-        };
+        let factor = 1 + u64::from(passes.unwrap_or(0));
         keys.saturating_mul(factor)
             .saturating_add(servers * KEY_SPACE_BASE_BYTES)
     }
@@ -279,6 +287,7 @@ impl MemcachedSource {
                         keys += more;
                         planner.listed(keys);
                     }
+                    Listed::Failed => break,
                     Listed::Life(life) => self.set_life(&life),
                     Listed::Part(part) => taken = planner.add(part),
                 }
@@ -347,24 +356,26 @@ impl Source for MemcachedSource {
     }
 
     fn planner_bytes(&self) -> u64 {
-        let each = Lister::memory_bytes(
-            &self.options,
-            self.source.key_file_bytes,
-            self.source.listing,
-        );
+        let passes = match *self.checked() {
+            Some(checked) => checked.passes,
+            None => self.source.listing.passes_max(),
+        };
+        let each = Lister::memory_bytes(&self.options, self.source.key_file_bytes, passes);
         each * self.url.servers().len() as u64
     }
 
     fn check(&self) -> Result<Estimate, Stop> {
-        let mut stats = Vec::new();
+        let (mut stats, mut passes) = (Vec::new(), None);
         for server in self.url.servers() {
-            stats.push(self.look(server)?.1);
+            let (version, found) = self.look(server)?;
+            passes = passes.max(self.source.listing.passes(&version));
+            stats.push(found);
         }
-        let key_space = self.key_space(&stats);
-        *self
-            .key_space_bytes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(key_space);
+        let key_space = self.key_space(&stats, passes);
+        *self.checked() = Some(Checked {
+            key_space_bytes: key_space,
+            passes,
+        });
         let mut estimate = Estimate {
             plan_bytes_max: key_space,
             ..Estimate::default()
@@ -381,12 +392,9 @@ impl Source for MemcachedSource {
     }
 
     fn plan(&self, planner: &mut dyn Planner, gate: &Gate) -> Result<Planned, Stop> {
-        let checked = *self
-            .key_space_bytes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let checked = *self.checked();
         let key_space = match checked {
-            Some(bytes) => bytes,
+            Some(checked) => checked.key_space_bytes,
             None => self.check()?.plan_bytes_max,
         };
         let key_space = KeySpace::new(key_space);
@@ -456,7 +464,7 @@ impl Source for MemcachedSource {
             listed += life.listed;
             servers.push(json!({
                 "server": life.incarnation.server,
-                "version": version,
+                "version": version.as_str(),
                 "curr_items_before": life.curr_items,
                 "curr_items_after": stats.curr_items,
                 "listed": life.listed,
@@ -474,12 +482,6 @@ fn completeness(before: u64, listed: u64) -> f64 {
     }
     let share = listed.min(before) as f64 / before as f64;
     (share * 1e6).round() / 1e6
-}
-
-/// What key files of `keys` keys take at most, whatever the keys: what a key space is never too small with.
-pub fn key_space_bytes_max(keys: u64) -> u64 {
-    keys.saturating_mul(KeyFileWriter::KEY_BYTES_MAX)
-        .saturating_add(KEY_SPACE_BASE_BYTES)
 }
 
 #[cfg(test)]
@@ -522,15 +524,25 @@ mod tests {
             ..Default::default()
         };
         let base = KEY_SPACE_BASE_BYTES;
-        assert_eq!(default.key_space(&[stats(0, 0)]), base);
-        assert_eq!(default.key_space(&[stats(1000, 1_000_000)]), 160_000 + base);
-        assert_eq!(default.key_space(&[stats(1000, 76_000)]), 125_000 + base);
+        assert_eq!(default.key_space(&[stats(0, 0)], None), base);
+        assert_eq!(
+            default.key_space(&[stats(1000, 1_000_000)], None),
+            160_000 + base
+        );
+        assert_eq!(
+            default.key_space(&[stats(1000, 76_000)], None),
+            125_000 + base
+        );
+        assert_eq!(
+            default.key_space(&[stats(1000, 1_000_000)], Some(3)),
+            4 * 160_000 + base
+        );
         let given = SourceOptions {
             key_space_bytes: Some(7),
             ..Default::default()
         };
         assert_eq!(
-            source("memcached://a", given).key_space(&[stats(1000, 1000)]),
+            source("memcached://a", given).key_space(&[stats(1000, 1000)], None),
             7
         );
     }

@@ -288,6 +288,23 @@ fn a_listing_that_breaks_off_starts_again_and_doubles_nothing() {
 }
 
 #[test]
+fn a_listing_that_breaks_off_leaves_no_key_files() {
+    let many: String = (0..1000)
+        .map(|n| format!("key=k{n} exp=-1 la=1 cas={n}\n"))
+        .collect();
+    let locked = format!("{many}ERROR locked try again later\r\n");
+    let fake = Fake::start("1.6.28", vec![says(&locked), says(THREE)], vec![hit()]);
+    let options = SourceOptions {
+        key_file_bytes: 4 << 10,
+        ..SourceOptions::default()
+    };
+    // The pipeline looks whether anything is left over.
+    let dumped = dump(&source(&fake.url, options)).unwrap();
+    assert_eq!(keys(&dumped), ["a", "b", "c"]);
+    assert_eq!(dumped.report["servers"][0]["listed"], 3);
+}
+
+#[test]
 fn a_listing_that_is_none_is_told() {
     for (line, why) in [
         ("key= exp=-1\nEND\r\n", "its key is missing"),
@@ -350,10 +367,17 @@ fn a_part_begins_again_when_the_connection_dies_inside_a_streamed_value() {
     for have in [0, 1, 100_000, BYTES, BYTES + 1] {
         let whole = [head.as_bytes(), &vec![b'x'; BYTES], b"\r\n"].concat();
         let cut = whole[..head.len() + have].to_vec();
-        let replies = vec![hit(), Get::Ends(cut), hit(), Get::Says(whole), hit()];
+        let miss = || {
+            gets(
+                "EN
+",
+            )
+        };
+        let replies = vec![miss(), Get::Ends(cut), miss(), Get::Says(whole), hit()];
         let fake = Fake::start("1.6.18", vec![says(THREE)], replies);
         let dumped = fake.dump().unwrap();
-        assert_eq!(keys(&dumped), ["a", "b", "c"], "{have}");
+        assert_eq!(keys(&dumped), ["b", "c"], "{have}");
+        assert_eq!(dumped.outcome("evicted or deleted"), 1, "counted anew");
         assert_eq!(dumped.by_key()[&b"b"[..]].value.len(), BYTES);
         assert_eq!(dumped.restarts, 1);
     }

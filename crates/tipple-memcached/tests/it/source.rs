@@ -1,5 +1,7 @@
 //! The source against real servers.
 
+use std::io::Read;
+use std::net::TcpListener;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -234,6 +236,9 @@ fn what_is_gone_is_told_by_its_cause() {
     let memcached = Memcached::start(&[]);
     let mut peer = memcached.peer();
     fill(&mut peer, 100, 1);
+    // A key that only the binary protocol carries, where the expiry cannot be asked.
+    let odd = [b' '; 200];
+    memcached.peer().set_binary(&odd, b"listed", 0, 500);
     // Expires while the dump runs.
     peer.set("soon", b"x", 0, now() + 2);
     let gate = Gate::new(Rates::default());
@@ -242,6 +247,7 @@ fn what_is_gone_is_told_by_its_cause() {
         assert_eq!(peer.ask("delete key:1"), "DELETED");
         assert_eq!(peer.ask("delete key:2"), "DELETED");
         peer.set("key:3", b"overwritten", 9, 100);
+        memcached.peer().set_binary(&odd, b"overwritten", 0, 900);
         while peer.ask("mg soon") != "EN" {
             std::thread::yield_now();
         }
@@ -257,7 +263,8 @@ fn what_is_gone_is_told_by_its_cause() {
     assert_eq!(items.len(), 98);
     assert_eq!(dumped.outcome("evicted or deleted"), 2);
     assert_eq!(dumped.outcome("expired"), 1);
-    assert_eq!(dumped.outcomes.lost(), 0);
+    assert_eq!(dumped.outcome("expiry cannot be asked"), 1);
+    assert_eq!(dumped.outcomes.lost(), 1);
     let third = items[&b"key:3"[..]];
     assert_eq!((&third.value[..], third.flags), (&b"overwritten"[..], 9));
     assert!(third.exptime.abs_diff(now() + 100) <= 3, "of the new value");
@@ -483,7 +490,10 @@ fn a_unix_socket_and_two_servers_at_once() {
 }
 
 /// What happens to a server after its keys were listed and the first block was read.
-fn mid_fetch(happens: &mut dyn FnMut(&mut Memcached)) -> Result<Dumped, Stop> {
+fn mid_fetch(
+    happens: &mut dyn FnMut(&mut Memcached),
+    read: &mut dyn FnMut(),
+) -> Result<Dumped, Stop> {
     let mut memcached = Memcached::start(&[]);
     fill(&mut memcached.peer(), 20_000, 1);
     let options = SourceOptions {
@@ -500,14 +510,14 @@ fn mid_fetch(happens: &mut dyn FnMut(&mut Memcached)) -> Result<Dumped, Stop> {
         listed: &mut |_| (),
         planned: &mut || (),
         block,
-        read: &mut || (),
+        read,
     };
     run(&from, &Gate::new(Rates::default()), &mut hooks)
 }
 
 #[test]
 fn a_server_that_dies_or_forgets_fails_the_dump() {
-    let refusal = failure(mid_fetch(&mut Memcached::kill));
+    let refusal = failure(mid_fetch(&mut Memcached::kill, &mut || ()));
     assert_eq!(refusal.party(), Party::Source);
     let story = told(&refusal);
     assert!(
@@ -515,15 +525,18 @@ fn a_server_that_dies_or_forgets_fails_the_dump() {
         "{story}"
     );
 
-    let refusal = failure(mid_fetch(&mut Memcached::restart));
+    let refusal = failure(mid_fetch(&mut Memcached::restart, &mut || {
+        panic!("it went on in another life")
+    }));
     assert!(
         refusal.to_string().contains("was restarted (pid"),
         "{refusal}"
     );
 
-    let refusal = failure(mid_fetch(&mut |memcached| {
-        assert_eq!(memcached.peer().ask("flush_all"), "OK");
-    }));
+    let refusal = failure(mid_fetch(
+        &mut |memcached| assert_eq!(memcached.peer().ask("flush_all"), "OK"),
+        &mut || (),
+    ));
     assert!(
         refusal
             .to_string()
@@ -588,13 +601,19 @@ fn a_server_that_hangs_is_noticed_and_so_is_a_cancel_meanwhile() {
         refusal.to_string().contains("kept silent for 0.3 s"),
         "{refusal}"
     );
+    drop(stopped);
+    // A peer that hears the first words and says nothing.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = listener.local_addr().unwrap().to_string().parse().unwrap();
     let gate = Gate::new(Rates::default());
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| {
             let options = MemcachedOptions::default();
-            tipple_memcached::Connection::connect(memcached.server(), &options, Some(&gate))
-                .map(drop)
+            tipple_memcached::Connection::connect(&server, &options, Some(&gate)).map(drop)
         });
+        let mut heard = [0; 9];
+        let (mut peer, _) = listener.accept().unwrap();
+        peer.read_exact(&mut heard).unwrap();
         gate.cancel();
         let ended = waiting.join().unwrap();
         assert!(
@@ -602,7 +621,6 @@ fn a_server_that_hangs_is_noticed_and_so_is_a_cancel_meanwhile() {
             "{ended:?}"
         );
     });
-    drop(stopped);
 }
 
 #[test]

@@ -582,6 +582,17 @@ mod tests {
         item.set_key(b"key");
         let files = write(&vec![item; 100_000], 4 << 20);
         assert_eq!(files.len(), 1);
+        let chunk = ChunkReader::open(Cursor::new(&files[0].0), None).unwrap();
+        let begins: Vec<_> = chunk
+            .index()
+            .frames
+            .iter()
+            .map(|f| f.first_record)
+            .collect();
+        let head_bytes = 2 + "a:1".len() as u32 + 8;
+        assert!(begins.len() > 2);
+        assert_eq!(begins[0], Some(head_bytes));
+        assert!(begins[1..].iter().all(|begin| *begin == Some(0)));
         let mut keys = 0;
         read(&files[0].0, |_| keys += 1).unwrap();
         assert_eq!(keys, 100_000);

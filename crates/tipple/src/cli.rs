@@ -10,7 +10,7 @@ use tipple_dump::PartRange;
 
 use crate::help;
 use crate::ready::Listing;
-use crate::units::{self, ByteSize, Rate, Span};
+use crate::units::{self, ByteSize, Rate, Span, UnitError};
 
 /// Gets data out of live systems into verified files, and back.
 #[derive(Debug, Parser)]
@@ -200,12 +200,7 @@ pub(crate) struct CatArgs {
     pub(crate) store: OsString,
 
     /// At most so many records
-    #[arg(
-        long,
-        value_name = "N",
-        env = "TIPPLE_LIMIT",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "N", env = "TIPPLE_LIMIT", hide_env_values = true, value_parser = limit)]
     pub(crate) limit: Option<u64>,
 
     /// The bytes of the records as they are, where the content has such a form (lines), instead of JSON
@@ -291,7 +286,8 @@ pub(crate) struct ThreadFlags {
         value_name = "N",
         env = "TIPPLE_THREADS",
         hide_env_values = true,
-        visible_alias = "connections"
+        visible_alias = "connections",
+        value_parser = threads
     )]
     pub(crate) threads: Option<usize>,
 }
@@ -483,7 +479,7 @@ pub(crate) struct FilterFlags {
     pub(crate) own: Vec<String>,
 
     /// Points of each host on the ring, also on the one that spreads a load over several servers
-    #[arg(long, value_name = "N", env = "TIPPLE_RING_BUCKETS", hide_env_values = true, default_value_t = tipple_memcached::BUCKET_DEFAULT)]
+    #[arg(long, value_name = "N", env = "TIPPLE_RING_BUCKETS", hide_env_values = true, value_parser = ring_buckets, default_value_t = tipple_memcached::BUCKET_DEFAULT)]
     pub(crate) ring_buckets: usize,
 }
 
@@ -516,7 +512,8 @@ pub(crate) struct ConnectionFlags {
         value_name = "N",
         env = "TIPPLE_ATTEMPTS",
         hide_env_values = true,
-        default_value_t = 10
+        default_value_t = 10,
+        value_parser = attempts
     )]
     pub(crate) attempts: u32,
 
@@ -599,4 +596,21 @@ pub(crate) enum Level {
     Warn,
     Info,
     Debug,
+}
+
+fn threads(text: &str) -> Result<usize, UnitError> {
+    units::number(text, "threads", 1, 1024).map(|n| n as usize)
+}
+
+fn attempts(text: &str) -> Result<u32, UnitError> {
+    units::number(text, "attempts", 1, 1000).map(|n| n as u32)
+}
+
+fn ring_buckets(text: &str) -> Result<usize, UnitError> {
+    // More than a million points for each host help nobody; what else is asked of it, the ring says.
+    units::number(text, "points", 1, 1_000_000).map(|n| n as usize)
+}
+
+fn limit(text: &str) -> Result<u64, UnitError> {
+    units::number(text, "records", 0, u64::MAX)
 }

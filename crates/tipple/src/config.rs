@@ -38,7 +38,11 @@ fn named(args: &[OsString]) -> Option<OsString> {
 }
 
 fn usual_path() -> Option<PathBuf> {
-    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let absolute = |name| {
+        env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
     let folder = absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")))?;
     let path = folder.join("tipple").join("config.toml");
     path.exists().then_some(path)
@@ -52,14 +56,17 @@ pub(crate) fn apply(command: Command, path: &Path) -> Result<Command, CliError> 
             ErrorKind::NotFound | ErrorKind::IsADirectory => Kind::Usage,
             _ => Kind::Budget,
         };
-        CliError::new(kind, format!("cannot read the settings file {place}: {error}"))
+        CliError::new(
+            kind,
+            format!("cannot read the settings file {place}: {error}"),
+        )
     })?;
-    let table: Table = text
-        .parse()
-        .map_err(|error: toml::de::Error| {
-            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
-            CliError::usage(format!("{place}, line {line}: {}", error.message()))
-        })?;
+    let table: Table = text.parse().map_err(|error: toml::de::Error| {
+        let line = error
+            .span()
+            .map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+        CliError::usage(format!("{place}, line {line}: {}", error.message()))
+    })?;
     Settings { place }.all(command, table)
 }
 
@@ -96,16 +103,21 @@ impl Settings {
                 unreachable!("partitioned above")
             };
             if !verbs.contains(&name) {
-                return Err(self.unknown(&name, &format!("no verb; there are {}", verbs.join(", "))));
+                return Err(
+                    self.unknown(&name, &format!("no verb; there are {}", verbs.join(", ")))
+                );
             }
             for (key, value) in settings {
                 let verb = command.find_subcommand(&name).expect("checked above");
                 let Some(arg) = flag(verb, &key) else {
-                    return Err(self.unknown(&format!("[{name}] {key}"), &format!("no flag of {name}")));
+                    return Err(
+                        self.unknown(&format!("[{name}] {key}"), &format!("no flag of {name}"))
+                    );
                 };
                 let (id, values) = (arg.get_id().clone(), self.values(arg, &key, &value)?);
-                command = command
-                    .mut_subcommand(&name, |verb| verb.mut_arg(id, |arg| arg.default_values(values)));
+                command = command.mut_subcommand(&name, |verb| {
+                    verb.mut_arg(id, |arg| arg.default_values(values))
+                });
             }
         }
         Ok(command)
@@ -118,7 +130,8 @@ impl Settings {
     /// The value as it would be typed, and only if the flag takes it.
     fn values(&self, arg: &Arg, key: &str, value: &Value) -> Result<Vec<String>, CliError> {
         let refused = |why: &str| CliError::usage(format!("{}: {key}: {why}", self.place));
-        let many = matches!(arg.get_action(), ArgAction::Append) || arg.get_value_delimiter().is_some();
+        let many =
+            matches!(arg.get_action(), ArgAction::Append) || arg.get_value_delimiter().is_some();
         let values = match value {
             Value::Array(values) if many => values.iter().map(scalar).collect(),
             Value::Array(_) => None,
@@ -138,9 +151,12 @@ impl Settings {
             };
         }
         // A value that is bad must be told as one of this file, not as a broken default.
-        let typed = values
-            .iter()
-            .map(|value| format!("--{}={value}", arg.get_long().expect("only flags come here")));
+        let typed = values.iter().map(|value| {
+            format!(
+                "--{}={value}",
+                arg.get_long().expect("only flags come here")
+            )
+        });
         Command::new("settings")
             .no_binary_name(true)
             .arg(arg.clone())

@@ -210,11 +210,25 @@ mod tests {
     #[test]
     fn each_kind_is_known() {
         let source = |text: &str| SourceUrl::parse(OsStr::new(text));
-        assert!(matches!(source("memcached://a").unwrap(), SourceUrl::Memcached(_)));
-        assert_eq!(source("lines:a:b/c").unwrap(), SourceUrl::Lines("a:b/c".into()));
+        assert!(matches!(
+            source("memcached://a").unwrap(),
+            SourceUrl::Memcached(_)
+        ));
+        assert_eq!(
+            source("lines:a:b/c").unwrap(),
+            SourceUrl::Lines("a:b/c".into())
+        );
         assert_eq!(source("-").unwrap(), SourceUrl::Stdin);
         assert_eq!(SinkUrl::parse(OsStr::new("-")).unwrap(), SinkUrl::Stdout);
-        for text in ["", "foo://x", "nats://x/S", "lines:", "/nowhere", "memcached://", "C:\\x"] {
+        for text in [
+            "",
+            "foo://x",
+            "nats://x/S",
+            "lines:",
+            "/nowhere",
+            "memcached://",
+            "C:\\x",
+        ] {
             assert!(source(text).is_err(), "{text}");
             assert!(SinkUrl::parse(OsStr::new(text)).is_err(), "{text}");
         }

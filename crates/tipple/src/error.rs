@@ -165,7 +165,9 @@ impl From<clap::Error> for CliError {
             .map(str::trim)
             .filter(|line| !line.is_empty())
         {
-            let more = more.trim_start_matches("error: ").trim_start_matches("tip: ");
+            let more = more
+                .trim_start_matches("error: ")
+                .trim_start_matches("tip: ");
             match line.chars().last() {
                 None => {}
                 Some(':') => line.push(' '),
@@ -184,11 +186,8 @@ mod tests {
     #[test]
     fn causes_are_told_once() {
         let full = std::io::Error::from_raw_os_error(28);
-        let store = tipple_store::StoreError::from_io(
-            tipple_store::Operation::Write,
-            "/data/d",
-            full,
-        );
+        let store =
+            tipple_store::StoreError::from_io(tipple_store::Operation::Write, "/data/d", full);
         let error = CliError::from(store);
         assert_eq!(error.kind, Kind::Budget);
         assert_eq!(
@@ -197,6 +196,9 @@ mod tests {
         );
         let failure = tipple_flow::Failure::new(tipple_flow::Party::Source, "cannot reach it")
             .because(std::io::Error::other("the cable"));
-        assert_eq!(CliError::from(failure).to_string(), "cannot reach it: the cable");
+        assert_eq!(
+            CliError::from(failure).to_string(),
+            "cannot reach it: the cable"
+        );
     }
 }

@@ -106,7 +106,10 @@ impl Typed<'_> {
     /// Refuses what a source does not understand.
     pub(crate) fn fit_source(&self, source: &SourceUrl) -> Result<(), CliError> {
         if !matches!(source, SourceUrl::Memcached(_)) {
-            let why = format!("is for memcached sources, and {source} is {}", source.kind());
+            let why = format!(
+                "is for memcached sources, and {source} is {}",
+                source.kind()
+            );
             self.refuse(LISTING_FLAGS, &why)?;
         }
         if !matches!(source, SourceUrl::Lines(_)) {

@@ -20,7 +20,10 @@ impl Listening {
     /// SIGINT and SIGTERM cancel `job`, a second one ends the process; SIGUSR1 pauses, SIGUSR2 resumes.
     pub(crate) fn start(job: Arc<Job>, output: Arc<Output>) -> Result<Self, CliError> {
         let signals = Signals::new([SIGINT, SIGTERM, SIGUSR1, SIGUSR2]).map_err(|error| {
-            CliError::new(Kind::Unexpected, format!("cannot listen to signals: {error}"))
+            CliError::new(
+                Kind::Unexpected,
+                format!("cannot listen to signals: {error}"),
+            )
         })?;
         let handle = signals.handle();
         let thread = std::thread::Builder::new()
@@ -66,7 +69,10 @@ fn listen(mut signals: Signals, job: &Job, output: &Output) {
             _ => {
                 interrupted = true;
                 job.gate().cancel();
-                output.gate_event("interrupted", "interrupted, finishing… (once more ends it at once)");
+                output.gate_event(
+                    "interrupted",
+                    "interrupted, finishing… (once more ends it at once)",
+                );
             }
         }
     }

@@ -170,6 +170,16 @@ impl fmt::Display for Span {
     }
 }
 
+/// A whole number in a range that `what` has.
+pub(crate) fn number(text: &str, what: &str, from: u64, to: u64) -> Result<u64, UnitError> {
+    match text.parse() {
+        Ok(number) if (from..=to).contains(&number) => Ok(number),
+        _ => Err(UnitError(format!(
+            "{text:?} is no number of {what}: give {from} to {to}"
+        ))),
+    }
+}
+
 /// `FROM..TO`.
 pub(crate) fn part_range(text: &str) -> Result<PartRange, UnitError> {
     let range = text
@@ -186,11 +196,7 @@ pub(crate) fn part_range(text: &str) -> Result<PartRange, UnitError> {
 
 /// `96.4 MiB`.
 pub(crate) fn bytes(bytes: u64) -> String {
-    let Some((unit, factor)) = UNITS[..4]
-        .iter()
-        .rev()
-        .find(|(_, factor)| bytes >= *factor)
-    else {
+    let Some((unit, factor)) = UNITS[..4].iter().rev().find(|(_, factor)| bytes >= *factor) else {
         return format!("{bytes} B");
     };
     let amount = bytes as f64 / *factor as f64;
@@ -261,7 +267,16 @@ mod tests {
             assert_eq!(size.0, bytes);
             assert_eq!(size.to_string().parse::<ByteSize>().unwrap(), size);
         }
-        for text in ["", "8M", "8mib", "-1", "1.5GiB", "8 MiB", "MiB", "99999999999GiB"] {
+        for text in [
+            "",
+            "8M",
+            "8mib",
+            "-1",
+            "1.5GiB",
+            "8 MiB",
+            "MiB",
+            "99999999999GiB",
+        ] {
             assert!(text.parse::<ByteSize>().is_err(), "{text}");
         }
     }
@@ -304,12 +319,27 @@ mod tests {
 
     #[test]
     fn people_read_numbers() {
-        let shown = [0, 1023, 1024, 1536, 101_082_726, 8 << 20, 1 << 30, 1023 << 20].map(bytes);
+        let shown = [
+            0,
+            1023,
+            1024,
+            1536,
+            101_082_726,
+            8 << 20,
+            1 << 30,
+            1023 << 20,
+        ]
+        .map(bytes);
         assert_eq!(
             shown,
-            ["0 B", "1023 B", "1 KiB", "1.5 KiB", "96.4 MiB", "8 MiB", "1 GiB", "1023 MiB"]
+            [
+                "0 B", "1023 B", "1 KiB", "1.5 KiB", "96.4 MiB", "8 MiB", "1 GiB", "1023 MiB"
+            ]
         );
-        assert_eq!([0, 999, 1000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!(
+            [0, 999, 1000, 1_234_567].map(count),
+            ["0", "999", "1,000", "1,234,567"]
+        );
         assert_eq!([1, 2].map(|n| counted(n, "part")), ["1 part", "2 parts"]);
         let times = [0.94, 1.5, 61.0, 3723.0].map(|s| time(Duration::from_secs_f64(s)));
         assert_eq!(times, ["940 ms", "1.5 s", "1:01", "1:02:03"]);

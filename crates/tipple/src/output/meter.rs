@@ -23,9 +23,7 @@ pub(crate) struct Meter {
 impl Meter {
     pub(crate) fn add(&mut self, sample: Sample) {
         self.samples.push_back(sample);
-        while self.samples.len() > 2
-            && sample.at.duration_since(self.samples[1].at) >= WINDOW
-        {
+        while self.samples.len() > 2 && sample.at.duration_since(self.samples[1].at) >= WINDOW {
             self.samples.pop_front();
         }
     }
@@ -78,7 +76,11 @@ mod tests {
         assert_eq!(meter.rates(), (0.0, 0.0));
         for s in 0..20 {
             // A fast beginning that must be forgotten.
-            let bytes = if s < 10 { s * 1000 } else { 10_000 + (s - 10) * 10 };
+            let bytes = if s < 10 {
+                s * 1000
+            } else {
+                10_000 + (s - 10) * 10
+            };
             meter.add(Sample {
                 at: start + Duration::from_secs(s),
                 records: s,

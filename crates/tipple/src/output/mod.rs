@@ -58,7 +58,10 @@ pub(crate) struct Output {
 
 impl Output {
     /// `watch`: `None` for verbs without progress.
-    pub(crate) fn new(flags: &OutputFlags, watch: Option<&WatchFlags>) -> Result<Arc<Self>, CliError> {
+    pub(crate) fn new(
+        flags: &OutputFlags,
+        watch: Option<&WatchFlags>,
+    ) -> Result<Arc<Self>, CliError> {
         Self::with(flags.json, flags.quiet, watch, &flags.settings)
     }
 
@@ -177,7 +180,9 @@ impl Output {
                     ));
                 }
             }
-            Event::Phase { phase } => self.log(Level::Debug, &format!("phase {phase:?}").to_lowercase()),
+            Event::Phase { phase } => {
+                self.log(Level::Debug, &format!("phase {phase:?}").to_lowercase())
+            }
             Event::Part {
                 part,
                 records,
@@ -189,7 +194,10 @@ impl Output {
                         .losses()
                         .map(|(cause, records)| format!("{cause} {records}"))
                         .collect();
-                    self.log(Level::Warn, &format!("part {part} lost {}", causes.join(", ")));
+                    self.log(
+                        Level::Warn,
+                        &format!("part {part} lost {}", causes.join(", ")),
+                    );
                 }
             }
             Event::Warning { message } => self.warn(&format!("warning: {message}")),
@@ -240,7 +248,10 @@ impl Output {
 /// Data on standard output. A reader that went away has seen enough: the process ends, quietly.
 pub(crate) fn print(text: &str) -> Result<(), CliError> {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => exit(0),
         Err(error) => Err(CliError::new(

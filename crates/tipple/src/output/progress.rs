@@ -136,13 +136,11 @@ impl<'a> Drawing<'a> {
             bars.draw(self.verb, share.as_ref(), &numbers, &bounds);
         } else if now.duration_since(self.line_at) >= LINE_EVERY {
             self.line_at = now;
-            let percent = share
-                .as_ref()
-                .map_or(String::new(), |share| format!("{:.0}% · ", share.fraction() * 100.0));
-            self.output.stderr(&format!(
-                "{}: {percent}{numbers} · {bounds}",
-                self.verb
-            ));
+            let percent = share.as_ref().map_or(String::new(), |share| {
+                format!("{:.0}% · ", share.fraction() * 100.0)
+            });
+            self.output
+                .stderr(&format!("{}: {percent}{numbers} · {bounds}", self.verb));
         }
     }
 
@@ -210,7 +208,10 @@ impl<'a> Drawing<'a> {
             ));
         }
         if progress.stored_bytes() > 0 {
-            text.push_str(&format!(" · stored {}", units::bytes(progress.stored_bytes())));
+            text.push_str(&format!(
+                " · stored {}",
+                units::bytes(progress.stored_bytes())
+            ));
         }
         if let Some(memory) = self.job.memory() {
             text.push_str(&format!(
@@ -256,7 +257,11 @@ impl<'a> Drawing<'a> {
 
     fn end(self) {
         if let Some(bars) = self.bars {
-            let mut shared = self.output.bars.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut shared = self
+                .output
+                .bars
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             *shared = None;
             bars.bar.finish_and_clear();
             bars.detail.finish_and_clear();
@@ -271,7 +276,7 @@ impl Bars {
         let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10));
         let bar = all.add(ProgressBar::new(1000));
         let detail = all.add(ProgressBar::new(0));
-        bar.set_style(style("{spinner} {prefix} {msg}"));
+        bar.set_style(style("{spinner} {prefix} {wide_msg}"));
         detail.set_style(style("  {wide_msg}"));
         Self {
             all,
@@ -285,8 +290,10 @@ impl Bars {
         if self.is_spinner != share.is_none() {
             self.is_spinner = share.is_none();
             self.bar.set_style(match share {
-                Some(_) => style("{spinner} {prefix} {bar:24} {msg}").progress_chars("█▉▊▋▌▍▎▏░"),
-                None => style("{spinner} {prefix} {msg}"),
+                Some(_) => {
+                    style("{spinner} {prefix} {bar:24} {wide_msg}").progress_chars("█▉▊▋▌▍▎▏░")
+                }
+                None => style("{spinner} {prefix} {wide_msg}"),
             });
         }
         self.bar.set_prefix(verb.to_owned());

@@ -35,7 +35,10 @@ pub(crate) fn report_text(done: &str, report: &Report) -> String {
         ),
     );
     if report.spool_bytes_max > 0 {
-        rows.row("  spool", format!("{} at most", bytes(report.spool_bytes_max)));
+        rows.row(
+            "  spool",
+            format!("{} at most", bytes(report.spool_bytes_max)),
+        );
     }
     for (name, said) in [("  source", &report.source), ("  sink", &report.sink)] {
         let said = plain_values(said);

@@ -100,13 +100,24 @@ impl Guide {
                 (Some(code), _) => format!("exit code {code}"),
                 (None, signal) => format!("signal {}", signal.unwrap_or(0)),
             };
-            self.prove(&format!("`tipple {}` ends with exit code {exit}, not {found}", args[0]), false);
+            self.prove(
+                &format!(
+                    "`tipple {}` ends with exit code {exit}, not {found}",
+                    args[0]
+                ),
+                false,
+            );
         }
         Ok(output)
     }
 
     /// Shows and runs another program in `folder`, quietly; `None` if it is not installed.
-    pub(super) fn tool(&self, program: &str, args: &[&str], folder: &Path) -> Result<Option<bool>, CliError> {
+    pub(super) fn tool(
+        &self,
+        program: &str,
+        args: &[&str],
+        folder: &Path,
+    ) -> Result<Option<bool>, CliError> {
         let run = Command::new(program)
             .args(args)
             .current_dir(folder)
@@ -156,13 +167,22 @@ impl Guide {
     /// Whether two files are the same, byte by byte.
     pub(super) fn same_bytes(&self, one: &Path, other: &Path) -> Result<bool, CliError> {
         self.say(&format!("$ cmp {} {}", one.display(), other.display()));
-        let (mut one, mut other) = (File::open(one).map_err(stuck)?, File::open(other).map_err(stuck)?);
+        let (mut one, mut other) = (
+            File::open(one).map_err(stuck)?,
+            File::open(other).map_err(stuck)?,
+        );
         let (mut a, mut b) = (Vec::new(), Vec::new());
         loop {
             a.clear();
             b.clear();
-            let from_one = (&mut one).take(1 << 20).read_to_end(&mut a).map_err(stuck)?;
-            let from_other = (&mut other).take(1 << 20).read_to_end(&mut b).map_err(stuck)?;
+            let from_one = (&mut one)
+                .take(1 << 20)
+                .read_to_end(&mut a)
+                .map_err(stuck)?;
+            let from_other = (&mut other)
+                .take(1 << 20)
+                .read_to_end(&mut b)
+                .map_err(stuck)?;
             if a != b {
                 return Ok(false);
             }

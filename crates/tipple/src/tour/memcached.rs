@@ -55,13 +55,18 @@ pub(super) fn show(guide: &mut Guide) -> Result<(), CliError> {
     guide.tipple(&["copy", &first.url(), &third.url()], 0)?;
     guide.tipple(&["dump", &third.url(), &three], 0)?;
     let across = item_set(guide, &three)?;
-    guide.prove("so has the third", same(&before, &across));
+    guide.prove(
+        "straight across, a third memcached has every item too",
+        same(&before, &across),
+    );
     losses(guide, &one)
 }
 
 /// A server that takes only small items cannot take all: the losses are told.
 fn losses(guide: &mut Guide, dump: &str) -> Result<(), CliError> {
-    guide.step("Into a memcached that refuses large items: what is lost is told, and the exit code is 3");
+    guide.step(
+        "Into a memcached that refuses large items: what is lost is told, and the exit code is 3",
+    );
     let Some(small) = Server::start(&guide.path("d.sock"), &["-I", "512k"]).map_err(stuck)? else {
         return Err(stuck("memcached was there a moment ago"));
     };
@@ -72,7 +77,10 @@ fn losses(guide: &mut Guide, dump: &str) -> Result<(), CliError> {
         .map_or(0, |lost| lost.values().filter_map(Value::as_u64).sum());
     let applied = report["records"].as_u64().unwrap_or(0);
     guide.prove(
-        &format!("{} lost were told, and every other item was loaded", units::counted(lost, "item")),
+        &format!(
+            "{} lost were told, and every other item was loaded",
+            units::counted(lost, "item")
+        ),
         lost == LARGE && applied + lost == ITEMS,
     );
     Ok(())
@@ -115,14 +123,20 @@ fn item_set(guide: &mut Guide, dump: &str) -> Result<BTreeMap<u64, i64>, CliErro
             for field in ["key", "value", "flags"] {
                 item[field].to_string().hash(&mut hasher);
             }
-            (hasher.finish(), item["exptime"].as_i64().unwrap_or(i64::MIN))
+            (
+                hasher.finish(),
+                item["exptime"].as_i64().unwrap_or(i64::MIN),
+            )
         })
         .collect())
 }
 
 fn same(one: &BTreeMap<u64, i64>, other: &BTreeMap<u64, i64>) -> bool {
     one.len() == other.len()
-        && one.iter().zip(other).all(|((a, expires_a), (b, expires_b))| {
-            a == b && expires_a.abs_diff(*expires_b) <= TTL_APART_S
-        })
+        && one
+            .iter()
+            .zip(other)
+            .all(|((a, expires_a), (b, expires_b))| {
+                a == b && expires_a.abs_diff(*expires_b) <= TTL_APART_S
+            })
 }

@@ -16,7 +16,10 @@ pub(crate) fn run(args: &TourArgs) -> Result<u8, CliError> {
         .disable_cleanup(args.keep)
         .tempdir()
         .map_err(|error| {
-            CliError::new(Kind::Budget, format!("cannot make a temporary folder: {error}"))
+            CliError::new(
+                Kind::Budget,
+                format!("cannot make a temporary folder: {error}"),
+            )
         })?;
     let mut guide = Guide::new(folder.path())?;
     lines::show(&mut guide)?;

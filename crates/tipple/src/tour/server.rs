@@ -34,7 +34,11 @@ impl Server {
     /// `None` if memcached is not installed.
     pub(super) fn start(socket: &Path, more: &[&str]) -> io::Result<Option<Self>> {
         let mut command = Command::new("memcached");
-        command.arg("-s").arg(socket).args(["-m", "256", "-t", "2"]).args(more);
+        command
+            .arg("-s")
+            .arg(socket)
+            .args(["-m", "256", "-t", "2"])
+            .args(more);
         // It refuses to be root unless it is told whom to be.
         if fs::metadata("/proc/self")?.uid() == 0 {
             command.args(["-u", "root"]);
@@ -52,7 +56,9 @@ impl Server {
         let begun = Instant::now();
         while UnixStream::connect(socket).is_err() {
             if let Some(status) = child.0.try_wait()? {
-                return Err(io::Error::other(format!("memcached ended at once: {status}")));
+                return Err(io::Error::other(format!(
+                    "memcached ended at once: {status}"
+                )));
             }
             if begun.elapsed() > START_MAX {
                 return Err(io::Error::other("memcached does not listen"));

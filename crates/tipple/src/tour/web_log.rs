@@ -45,7 +45,7 @@ const STATUS: [&str; 8] = ["200", "200", "200", "200", "304", "404", "301", "500
 /// Writes `lines` lines to `path`, the last one without a newline. Returns the bytes.
 pub(super) fn write(path: &Path, lines: u64) -> io::Result<u64> {
     let mut file = BufWriter::with_capacity(1 << 20, std::fs::File::create_new(path)?);
-    let mut numbers = Numbers(0x7155_1e5);
+    let mut numbers = Numbers(0x0715_51e5);
     for line in 0..lines {
         let [a, b, c, d] = [0; 4].map(|_: u64| numbers.below(256));
         let second = line / 40;

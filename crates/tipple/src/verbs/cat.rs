@@ -16,7 +16,11 @@ use crate::verbs::cachemover::Printing;
 
 const BUFFER_BYTES: usize = 256 << 10;
 
-pub(super) fn run(args: &CatArgs, typed: &Typed<'_>, _output: &Arc<Output>) -> Result<u8, CliError> {
+pub(super) fn run(
+    args: &CatArgs,
+    typed: &Typed<'_>,
+    _output: &Arc<Output>,
+) -> Result<u8, CliError> {
     match DumpPlace::parse(&args.store)? {
         DumpPlace::Store(url) => {
             let store = open_store(&url, Access::Read)?;
@@ -27,8 +31,13 @@ pub(super) fn run(args: &CatArgs, typed: &Typed<'_>, _output: &Arc<Output>) -> R
                 raw: args.raw,
             };
             let mut out = BufWriter::with_capacity(BUFFER_BYTES, io::stdout().lock());
-            let shown =
-                tipple_dump::cat(&Job::default(), store.as_ref(), CONTENTS, &mut out, &options);
+            let shown = tipple_dump::cat(
+                &Job::default(),
+                store.as_ref(),
+                CONTENTS,
+                &mut out,
+                &options,
+            );
             match shown {
                 // The reader has seen enough.
                 Err(DumpError::Disk { source, .. }) if source.kind() == ErrorKind::BrokenPipe => {

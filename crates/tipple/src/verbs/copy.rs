@@ -15,7 +15,11 @@ use crate::running;
 use crate::verbs::dry_run::Expected;
 use crate::verbs::{self, finish};
 
-pub(super) fn run(args: &CopyArgs, typed: &Typed<'_>, output: &Arc<Output>) -> Result<u8, CliError> {
+pub(super) fn run(
+    args: &CopyArgs,
+    typed: &Typed<'_>,
+    output: &Arc<Output>,
+) -> Result<u8, CliError> {
     let from = SourceUrl::parse(&args.source)?;
     let to = SinkUrl::parse(&args.sink)?;
     typed.fit_source(&from)?;
@@ -34,7 +38,14 @@ pub(super) fn run(args: &CopyArgs, typed: &Typed<'_>, output: &Arc<Output>) -> R
     let options = ready::copy_options(&args.job, &args.buffers);
     let rates = ready::job_rates(&args.job)?;
     if args.job.dry_run {
-        return dry_run("copy", &options, source.as_ref(), sink.as_ref(), rates, output);
+        return dry_run(
+            "copy",
+            &options,
+            source.as_ref(),
+            sink.as_ref(),
+            rates,
+            output,
+        );
     }
     let story = memory_story(&options, source.as_ref(), sink.as_ref());
     output.at_start([

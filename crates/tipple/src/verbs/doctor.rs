@@ -15,7 +15,11 @@ use crate::output::{Answer, Output, print};
 use crate::ready::{self, Typed};
 use crate::units::{bytes, count};
 
-pub(super) fn run(args: &DoctorArgs, typed: &Typed<'_>, output: &Arc<Output>) -> Result<u8, CliError> {
+pub(super) fn run(
+    args: &DoctorArgs,
+    typed: &Typed<'_>,
+    output: &Arc<Output>,
+) -> Result<u8, CliError> {
     let text = args.what.to_string_lossy();
     let is_source = text == "-"
         || ["memcached:", "memcacheds:", "lines:"]
@@ -45,8 +49,16 @@ fn servers(url: &MemcachedUrl, args: &DoctorArgs, output: &Output) -> Result<u8,
     let bad = diagnoses.iter().any(|one| one.verdict == Verdict::Bad);
     let exit = if bad { Kind::Live.exit() } else { 0 };
     match output.is_json() {
-        true => output.json_report(&json!({ "source": url.to_string(), "servers": diagnoses }), exit),
-        false => print(&diagnoses.iter().map(ToString::to_string).collect::<String>())?,
+        true => output.json_report(
+            &json!({ "source": url.to_string(), "servers": diagnoses }),
+            exit,
+        ),
+        false => print(
+            &diagnoses
+                .iter()
+                .map(ToString::to_string)
+                .collect::<String>(),
+        )?,
     }
     Ok(exit)
 }
@@ -74,11 +86,16 @@ fn store(url: &StoreUrl, answer: &mut Answer) -> Result<(Value, u8), CliError> {
         .row("conditions", absent)
         .row(
             "durable",
-            if can.durable { "yes" } else { "no: gone with this process" },
+            if can.durable {
+                "yes"
+            } else {
+                "no: gone with this process"
+            },
         )
         .row(
             "free",
-            can.free_bytes.map_or_else(|| "no limit known".to_owned(), bytes),
+            can.free_bytes
+                .map_or_else(|| "no limit known".to_owned(), bytes),
         );
     let exit = match can.put_if_absent {
         PutIfAbsent::Honoured | PutIfAbsent::NotProbed => 0,
@@ -117,4 +134,3 @@ fn source(url: &SourceUrl, answer: &mut Answer) -> Result<Value, CliError> {
         "parts": estimate.parts,
     }))
 }
-

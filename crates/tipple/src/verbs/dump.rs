@@ -17,7 +17,11 @@ use crate::verbs::dry_run::Expected;
 use crate::verbs::{copy, dry_run, finish, quoted};
 use crate::{running, units};
 
-pub(super) fn run(args: &DumpArgs, typed: &Typed<'_>, output: &Arc<Output>) -> Result<u8, CliError> {
+pub(super) fn run(
+    args: &DumpArgs,
+    typed: &Typed<'_>,
+    output: &Arc<Output>,
+) -> Result<u8, CliError> {
     let url = SourceUrl::parse(&args.source)?;
     if let SourceUrl::Cachemover(path) = &url {
         return Err(CliError::usage(format!(
@@ -79,7 +83,10 @@ fn into_store(
         return dry_run::tell(output, &expected, rates);
     }
     let store = open_store(store_url, Access::Write)?;
-    output.at_start([format!("dumping {url} to {store_url}"), format!("memory budget {story}")]);
+    output.at_start([
+        format!("dumping {url} to {store_url}"),
+        format!("memory budget {story}"),
+    ]);
     let report = running::run("dump", rates, output, |job| {
         tipple_dump::dump(job, source, store.as_ref(), &options)
     })?;
@@ -136,7 +143,10 @@ fn as_cachemover(
         return copy::dry_run("dump", &options, source, &sink, rates, output);
     }
     output.at_start([
-        format!("dumping {url} to {}, in the cachemover layout", folder.display()),
+        format!(
+            "dumping {url} to {}, in the cachemover layout",
+            folder.display()
+        ),
         format!("memory budget {story}"),
     ]);
     let mut report = running::run("dump", rates, output, |job| {

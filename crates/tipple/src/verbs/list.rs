@@ -35,7 +35,10 @@ fn summary(listing: &Listing) -> Answer {
     let sum = |of: fn(&tipple_dump::PartLine) -> u64| listing.parts.iter().map(of).sum::<u64>();
     let (raw, stored) = (sum(|part| part.raw_bytes), sum(|part| part.stored_bytes));
     let mut answer = Answer::default();
-    answer.row("source", format!("{} {}", head.source.kind, identity_text(&head.source.id)));
+    answer.row(
+        "source",
+        format!("{} {}", head.source.kind, identity_text(&head.source.id)),
+    );
     answer.row(
         "content",
         format!("{} version {}", head.content.name, head.content.version),

@@ -16,7 +16,11 @@ use crate::verbs::dry_run::Expected;
 use crate::verbs::{copy, dry_run, finish};
 use crate::{running, units};
 
-pub(super) fn run(args: &LoadArgs, typed: &Typed<'_>, output: &Arc<Output>) -> Result<u8, CliError> {
+pub(super) fn run(
+    args: &LoadArgs,
+    typed: &Typed<'_>,
+    output: &Arc<Output>,
+) -> Result<u8, CliError> {
     let place = DumpPlace::parse(&args.store)?;
     let to = SinkUrl::parse(&args.sink)?;
     typed.fit_sink(&to)?;

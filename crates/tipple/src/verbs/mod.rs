@@ -63,7 +63,11 @@ pub(crate) fn run(verb: &Verb, matches: &ArgMatches, output: &Arc<Output>) -> u8
 
 /// The end of a job that moved records: its report, for people and as JSON, and the exit code.
 fn finish(output: &Output, done: &str, report: &Report, next: Option<String>) -> u8 {
-    let exit = if report.lost_total() > 0 { EXIT_LOST } else { 0 };
+    let exit = if report.lost_total() > 0 {
+        EXIT_LOST
+    } else {
+        0
+    };
     let mut text = report_text(done, report);
     if let Some(next) = next {
         text.push_str(&format!("next: {next}\n"));

@@ -14,9 +14,8 @@ pub(super) fn completions(args: &CompletionsArgs) -> Result<u8, CliError> {
 }
 
 pub(super) fn man(args: &ManArgs) -> Result<u8, CliError> {
-    let unwritable = |place: &str, error| {
-        CliError::new(Kind::Budget, format!("cannot write {place}: {error}"))
-    };
+    let unwritable =
+        |place: &str, error| CliError::new(Kind::Budget, format!("cannot write {place}: {error}"));
     let mut command = Cli::command();
     if let Some(dir) = &args.dir {
         let place = dir.display().to_string();
@@ -29,7 +28,11 @@ pub(super) fn man(args: &ManArgs) -> Result<u8, CliError> {
     let page = match &args.verb {
         None => command,
         Some(name) => {
-            let verbs: Vec<&str> = command.get_subcommands().map(|verb| verb.get_name()).collect();
+            let verbs: Vec<&str> = command
+                .get_subcommands()
+                .map(|verb| verb.get_name())
+                .filter(|name| *name != "help")
+                .collect();
             let Some(verb) = command.find_subcommand(name) else {
                 return Err(CliError::usage(format!(
                     "{name:?} is no verb: there are {}",

@@ -1,5 +1,13 @@
-//! The real binary, as users and scripts meet it.
+//! The real binary, as users meet it.
 
-mod faults;
-mod kill;
-mod whole_job;
+mod config;
+mod errors;
+#[cfg(feature = "failpoints")]
+mod failpoints;
+mod help;
+mod lines;
+mod output;
+mod pages;
+mod signals;
+mod support;
+mod tour;

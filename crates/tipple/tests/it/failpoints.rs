@@ -1,0 +1,50 @@
+//! Killed at a named moment, and gone on with.
+
+use std::os::unix::process::ExitStatusExt;
+
+use crate::support::{Place, some_lines};
+
+#[test]
+fn a_kill_at_any_moment_is_gone_on_from() {
+    let input = some_lines(3 << 20);
+    for moment in [
+        "begun:1",
+        "planning:1",
+        "planned:1",
+        "sealing:2",
+        "sealed:1",
+        "putting:2",
+        "put:2",
+        "committing:1",
+        "committed:2",
+        "summing:1",
+        "summed:1",
+    ] {
+        let place = Place::new();
+        place.write("in.txt", &input);
+        let args = ["dump", "lines:in.txt", "d", "--part-size", "1MiB"];
+        let killed = place
+            .command(&args)
+            .env("TIPPLE_KILL_AT", moment)
+            .output()
+            .unwrap();
+        assert_eq!(killed.status.signal(), Some(9), "{moment}");
+        let (name, n) = moment.split_once(':').unwrap();
+        let stderr = String::from_utf8_lossy(&killed.stderr);
+        assert!(
+            stderr.contains(&format!("failpoint dump::{name} hit {n}\n")),
+            "{stderr}"
+        );
+        place.run(&args).ok();
+        place.run(&["verify", "d"]).ok();
+        place.run(&["load", "d", "lines:out.txt"]).ok();
+        assert!(place.read("out.txt") == input, "{moment}");
+    }
+}
+
+#[test]
+fn a_moment_that_is_none_is_refused() {
+    let place = Place::new();
+    let ran = place.run_with(&["list", "d"], &[("TIPPLE_KILL_AT", "put")]);
+    assert_eq!(ran.exit, Some(2));
+}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tipple_budget::Rates;
 use tipple_dump::{DumpError, Job};
 
-use crate::error::CliError;
+use crate::error::{CliError, Kind};
 use crate::output::{Output, Watching};
 use crate::signals::Listening;
 
@@ -23,5 +23,20 @@ pub(crate) fn run<T>(
     let result = work(&job);
     // The bars are gone before anyone tells how it ended.
     drop(watching);
-    Ok(result?)
+    result.map_err(|error| match error {
+        DumpError::Interrupted => CliError::new(Kind::Interrupted, interrupted(verb)),
+        error => error.into(),
+    })
+}
+
+/// What the same command would do, run again.
+fn interrupted(verb: &str) -> &'static str {
+    match verb {
+        "dump" => "interrupted; run the same command again to go on",
+        "load" => {
+            "interrupted; run the same command again: with --state it goes on, without it begins anew"
+        }
+        "copy" => "interrupted; a copy begins anew when it is run again",
+        _ => "interrupted",
+    }
 }

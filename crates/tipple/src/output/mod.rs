@@ -214,7 +214,7 @@ impl Output {
     pub(crate) fn ended_at_once(&self) {
         self.error(&CliError::new(
             Kind::Interrupted,
-            "interrupted; run the same command again to go on",
+            "interrupted; run the same command again",
         ));
     }
 

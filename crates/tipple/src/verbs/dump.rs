@@ -82,6 +82,10 @@ fn into_store(
         };
         return dry_run::tell(output, &expected, rates);
     }
+    if store_url.as_folder().is_some_and(|folder| !folder.exists()) {
+        // A mistyped source must not leave a new folder behind.
+        source.check()?;
+    }
     let store = open_store(store_url, Access::Write)?;
     output.at_start([
         format!("dumping {url} to {store_url}"),

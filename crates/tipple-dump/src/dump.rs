@@ -21,7 +21,7 @@ use crate::layout::{
     self, ContentVersion, FORMAT_MAJOR, FORMAT_MINOR, Format, Head, PartRecord, Sealed, Shaping,
 };
 use crate::ledger::Ledger;
-use crate::planning::Planning;
+use crate::planning::{self, Planning};
 use crate::sums::Sums;
 
 /// How a dump is made.
@@ -139,15 +139,15 @@ pub fn dump(
         staging_dir: &spool,
         plan: &plan,
     };
-    let sealed = run.workers()?;
+    let (plan_id, sealed) = run.workers()?;
 
     job.phase(Phase::Finishing);
-    let sums = Sums::of(store, &plan.id, &sealed)?;
+    let sums = Sums::of(store, &plan_id, &sealed)?;
     let said = source.finish(&sealed.planned, sums.records, &sums.outcomes)?;
     failpoint!("summing");
     store.put_if_absent(&layout::object(layout::SHA256SUMS), &sums.sha256sums())?;
     failpoint!("summed");
-    let done = sums.done(&plan.id, said.clone());
+    let done = sums.done(&plan_id, said.clone());
     store.put_if_absent(&layout::object(layout::DONE), &layout::to_json(&done))?;
     failpoint!("done");
     Ok(Report {
@@ -436,7 +436,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Plans and works on all parts that are not committed yet; returns the sealed plan.
-    fn workers(&self) -> Result<Sealed, DumpError> {
+    fn workers(&self) -> Result<(String, Sealed), DumpError> {
         let gate = self.job.gate();
         let failure = FirstFailure::new(gate);
         let lanes = self.lanes()?;
@@ -460,7 +460,13 @@ impl Run<'_> {
         let fail = |error| failure.set(error);
         let (name, version) = self.source.content();
         let content = Content::new(name, version);
-        let planning = Planning::new(self.job, &self.plan.id, self.staging_dir);
+        let planning = Planning::new(
+            self.job,
+            self.plan.id.clone(),
+            self.staging_dir,
+            &ready,
+            true,
+        );
 
         let sealed = std::thread::scope(|scope| {
             for (lane, (pool, mut encoder, permit)) in lanes.into_iter().enumerate() {
@@ -481,16 +487,8 @@ impl Run<'_> {
                     }
                 });
                 scope.spawn(move || {
-                    let plan = &self.plan.id;
-                    let filled = lane::fill(
-                        gate,
-                        self.source,
-                        self.store,
-                        plan,
-                        ready,
-                        &pool,
-                        &to_encoder,
-                    );
+                    let filled =
+                        lane::fill(gate, self.source, self.store, ready, &pool, &to_encoder);
                     if let Err(error) = filled {
                         fail(error);
                     }
@@ -501,10 +499,10 @@ impl Run<'_> {
                 scope.spawn(|| committer::run(self.job, self.store, name, &work, &fail));
             }
             let sealed = match &self.plan.sealed {
-                Some(sealed) => Ok(sealed.clone()),
+                Some(sealed) => Ok((self.plan.id.clone(), sealed.clone())),
                 None => planning
-                    .run(self.source, self.store, &ready, &fail)
-                    .and_then(|(parts, planned)| planning.seal(self.store, parts, planned)),
+                    .run(self.source, self.store, &fail)
+                    .and_then(|whole| planning::seal(self.store, whole)),
             };
             ready.close();
             match sealed {

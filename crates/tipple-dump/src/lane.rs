@@ -53,7 +53,6 @@ pub(crate) fn fill(
     gate: &Gate,
     source: &dyn tipple_flow::Source,
     store: &dyn Store,
-    plan: &str,
     ledger: &Ledger<SealedPart>,
     pool: &BufferPool,
     encoder: &SyncSender<Message>,
@@ -65,7 +64,7 @@ pub(crate) fn fill(
             Some(reader) => reader,
             None => reader.insert(source.open()?),
         };
-        let part = StoredPart::new(store, &planned, plan);
+        let part = StoredPart::new(store, &planned);
         let mut drain = ToEncoder { encoder };
         drain.send(Message::Begin(Arc::new(OpenPart::new(planned.clone()))))?;
         let mut outcomes = Outcomes::default();
@@ -83,16 +82,14 @@ pub(crate) fn fill(
 pub(crate) struct StoredPart<'a> {
     store: &'a dyn Store,
     planned: &'a SealedPart,
-    plan: &'a str,
     error: RefCell<Option<DumpError>>,
 }
 
 impl<'a> StoredPart<'a> {
-    pub(crate) fn new(store: &'a dyn Store, planned: &'a SealedPart, plan: &'a str) -> Self {
+    pub(crate) fn new(store: &'a dyn Store, planned: &'a SealedPart) -> Self {
         Self {
             store,
             planned,
-            plan,
             error: RefCell::new(None),
         }
     }
@@ -111,7 +108,7 @@ impl tipple_flow::Part for StoredPart<'_> {
         &self.planned.name
     }
     fn open(&self) -> Result<Box<dyn tipple_flow::PlanRead>, Stop> {
-        match self.store.open(&self.planned.object(self.plan)) {
+        match self.store.open(&self.planned.object()) {
             Ok(object) => Ok(Box::new(object)),
             Err(error) => {
                 *self.error.borrow_mut() = Some(error.into());

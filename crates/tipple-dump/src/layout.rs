@@ -100,7 +100,8 @@ pub struct SealedPart {
 }
 
 impl SealedPart {
-    pub(crate) fn object(&self, plan: &str) -> ObjectName {
+    pub(crate) fn object(&self) -> ObjectName {
+        let plan = plan_of(&self.name);
         object(&format!("plan/{plan}/{}.{}", self.name, self.extension))
     }
 }
@@ -250,6 +251,11 @@ pub(crate) fn part_name(plan: &str, number: u64) -> PartName {
     format!("{plan}-{number:08}")
         .parse()
         .expect("hex, a dash and digits")
+}
+
+/// The plan that a part belongs to.
+pub(crate) fn plan_of(part: &PartName) -> &str {
+    part.as_str().rsplit_once('-').map_or("", |(plan, _)| plan)
 }
 
 pub(crate) fn chunk_object(

@@ -36,6 +36,11 @@ impl<T> Ledger<T> {
         self.changed.notify_one();
     }
 
+    /// Forgets what waits.
+    pub(crate) fn clear(&self) {
+        self.lock().waiting.clear();
+    }
+
     /// Nothing more will come.
     pub(crate) fn close(&self) {
         self.lock().closed = true;

@@ -1,52 +1,74 @@
 //! From a source's parts to plan objects: planned here, published behind the planner's back, then worked on.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tipple_budget::Gate;
-use tipple_flow::{NewPart, PlanBody, Planned, Planner, Source, Stop};
+use tipple_flow::{Failure, NewPart, Party, PlanBody, Planned, Planner, Source, Stop};
 use tipple_store::Store;
 
 use crate::error::DumpError;
 use crate::failpoint::failpoint;
-use crate::job::{Job, Phase, bump};
+use crate::job::{Event, Job, Phase, bump};
 use crate::layout::{self, Format, Sealed, SealedPart};
 use crate::ledger::Ledger;
 
 /// Parts on their way from the source to the store. Never blocks the source: a stalled listing harms a live server.
 pub(crate) struct Planning<'a> {
-    pub(crate) plan: &'a str,
-    unpublished: Ledger<(SealedPart, PlanBody)>,
-    parts: AtomicU64,
     job: &'a Job,
     scratch_dir: &'a Path,
+    ready: &'a Ledger<SealedPart>,
+    unpublished: Ledger<(SealedPart, PlanBody)>,
+    numbering: Mutex<Numbering>,
+    /// Whether parts that were worked on can be taken back.
+    revocable: bool,
+}
+
+/// How the next part is called.
+struct Numbering {
+    plan: String,
+    parts: u64,
+}
+
+/// A plan that is whole.
+pub(crate) struct Whole {
+    pub(crate) plan: String,
+    pub(crate) parts: Vec<SealedPart>,
+    pub(crate) planned: Planned,
 }
 
 impl<'a> Planning<'a> {
-    pub(crate) fn new(job: &'a Job, plan: &'a str, scratch_dir: &'a Path) -> Self {
+    pub(crate) fn new(
+        job: &'a Job,
+        plan: String,
+        scratch_dir: &'a Path,
+        ready: &'a Ledger<SealedPart>,
+        revocable: bool,
+    ) -> Self {
         Self {
-            plan,
-            unpublished: Ledger::new([]),
-            parts: AtomicU64::new(0),
             job,
             scratch_dir,
+            ready,
+            unpublished: Ledger::new([]),
+            numbering: Mutex::new(Numbering { plan, parts: 0 }),
+            revocable,
         }
     }
 
     /// Lets the source plan on this thread, while another one makes the plan objects durable and hands their parts to
-    /// the workers. Returns all parts.
+    /// the workers.
     pub(crate) fn run(
         &self,
         source: &dyn Source,
         store: &dyn Store,
-        ready: &Ledger<SealedPart>,
         fail: &(dyn Fn(DumpError) + Sync),
-    ) -> Result<(Vec<SealedPart>, Planned), DumpError> {
+    ) -> Result<Whole, DumpError> {
         let gate = self.job.gate();
         self.job.phase(Phase::Planning);
         std::thread::scope(|scope| {
-            let publisher = scope.spawn(|| self.publish(store, ready).map_err(fail));
-            let planned = self.plan(source, gate);
+            let publisher = scope.spawn(|| self.publish(store).map_err(fail));
+            let planned = source.plan(&mut ToPublisher { planning: self }, gate);
+            self.unpublished.close();
             if planned.is_err() {
                 // The publisher and the workers must not wait for parts that will not come.
                 gate.cancel();
@@ -56,54 +78,56 @@ impl<'a> Planning<'a> {
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             // What the publisher failed with it has reported.
             let planned = planned?;
-            Ok((published.map_err(|()| DumpError::Interrupted)?, planned))
+            let mut parts = published.map_err(|()| DumpError::Interrupted)?;
+            let plan = self.numbering().plan.clone();
+            parts.retain(|part| layout::plan_of(&part.name) == plan);
+            Ok(Whole {
+                plan,
+                parts,
+                planned,
+            })
         })
     }
 
-    fn plan(&self, source: &dyn Source, gate: &Gate) -> Result<Planned, DumpError> {
-        let planned = source.plan(&mut ToPublisher { planning: self }, gate);
-        self.unpublished.close();
-        Ok(planned?)
-    }
-
-    fn publish(
-        &self,
-        store: &dyn Store,
-        ready: &Ledger<SealedPart>,
-    ) -> Result<Vec<SealedPart>, DumpError> {
+    fn publish(&self, store: &dyn Store) -> Result<Vec<SealedPart>, DumpError> {
         let mut parts = Vec::new();
         while let Some((part, body)) = self.unpublished.take(self.job.gate())? {
-            let name = part.object(self.plan);
+            let name = part.object();
             match body {
                 PlanBody::Bytes(bytes) => store.put_if_absent(&name, &bytes)?,
                 PlanBody::File(path) => store.put_file(&name, &path)?,
             };
             failpoint!("planning");
             parts.push(part.clone());
-            ready.add(part);
+            // A restart takes back what is ready; it must not come in between.
+            let numbering = self.numbering();
+            if layout::plan_of(&part.name) == numbering.plan {
+                self.ready.add(part);
+            }
         }
         Ok(parts)
     }
 
-    /// Seals the plan: from now on it is this one that every run works on.
-    pub(crate) fn seal(
-        &self,
-        store: &dyn Store,
-        parts: Vec<SealedPart>,
-        planned: Planned,
-    ) -> Result<Sealed, DumpError> {
-        let sealed = Sealed {
-            format: Format::CURRENT,
-            parts,
-            planned,
-        };
-        store.put_if_absent(
-            &layout::planned_object(self.plan),
-            &layout::to_json(&sealed),
-        )?;
-        failpoint!("planned");
-        Ok(sealed)
+    fn numbering(&self) -> MutexGuard<'_, Numbering> {
+        self.numbering
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Seals a plan: from now on it is this one that every run works on.
+pub(crate) fn seal(store: &dyn Store, whole: Whole) -> Result<(String, Sealed), DumpError> {
+    let sealed = Sealed {
+        format: Format::CURRENT,
+        parts: whole.parts,
+        planned: whole.planned,
+    };
+    store.put_if_absent(
+        &layout::planned_object(&whole.plan),
+        &layout::to_json(&sealed),
+    )?;
+    failpoint!("planned");
+    Ok((whole.plan, sealed))
 }
 
 struct ToPublisher<'a> {
@@ -118,10 +142,13 @@ impl Planner for ToPublisher<'_> {
     fn add(&mut self, part: NewPart) -> Result<(), Stop> {
         let planning = self.planning;
         planning.job.gate().check()?;
-        let number = planning.parts.fetch_add(1, Ordering::Relaxed);
+        let mut numbering = planning.numbering();
+        let name = layout::part_name(&numbering.plan, numbering.parts);
+        numbering.parts += 1;
+        drop(numbering);
         bump(&planning.job.progress().parts_total, 1);
         let sealed = SealedPart {
-            name: layout::part_name(planning.plan, number),
+            name,
             extension: part.extension.to_owned(),
             records: part.records,
             bytes_estimate: part.bytes_estimate,
@@ -136,5 +163,32 @@ impl Planner for ToPublisher<'_> {
             .progress()
             .listed
             .store(records, Ordering::Relaxed);
+    }
+
+    fn restart(&mut self) -> Result<(), Stop> {
+        let planning = self.planning;
+        if !planning.revocable {
+            return Err(Failure::new(
+                Party::Source,
+                "the listing of the source broke off, and parts of it are copied already; run the same command again, or dump and load instead",
+            )
+            .into());
+        }
+        let message = "the listing of the source broke off: planning again; what was dumped of the broken plan stays until `tipple prune`";
+        planning.job.tell(&Event::Warning {
+            message: message.to_owned(),
+        });
+        let mut numbering = planning.numbering();
+        *numbering = Numbering {
+            plan: layout::random_hex(8),
+            parts: 0,
+        };
+        planning.ready.clear();
+        planning
+            .job
+            .progress()
+            .parts_total
+            .store(0, Ordering::Relaxed);
+        Ok(())
     }
 }

@@ -55,6 +55,13 @@ pub trait Planner {
 
     /// Tells how many records have been listed in all so far, for progress.
     fn listed(&mut self, records: u64);
+
+    /// Declares every part added so far void: what found them broke off, and would find some of them again. The plan
+    /// begins anew; nothing that was read for a void part counts.
+    ///
+    /// # Errors
+    /// [`Stop::Failed`] where parts that were worked on cannot be taken back, as in a copy.
+    fn restart(&mut self) -> Result<(), Stop>;
 }
 
 /// A live system that is read. Shared by all workers of a job.

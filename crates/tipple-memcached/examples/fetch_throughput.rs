@@ -189,6 +189,10 @@ impl Planner for Plan {
         Ok(())
     }
     fn listed(&mut self, _records: u64) {}
+    fn restart(&mut self) -> Result<(), Stop> {
+        self.parts.clear();
+        Ok(())
+    }
 }
 
 struct KeyFilePart {

@@ -5,9 +5,10 @@
 //! of a stripe of keys. So a listing is read on a thread of its own, as fast as it comes, into key files on the local
 //! disk; the gate is only asked whether the job was cancelled; and no second crawler command is sent while one runs.
 //!
-//! The key files of a server are handed over when its listing is complete. A listing can break off in the middle (a
-//! lost connection, or a hash table that grows: "ERROR locked try again later"); it then starts again from nothing, and
-//! nobody has seen the one before, so that nothing is dumped twice.
+//! Key files are handed over as soon as they are full, so that values are fetched while keys are still listed. A listing
+//! can break off in the middle (a lost connection, or a hash table that grows: "ERROR locked try again later"). Then
+//! the whole plan is declared void and begins anew, so that nothing is dumped twice; and this time the key files of a
+//! server are handed over only when its listing is complete, so that a second break costs that listing alone.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
@@ -78,15 +79,26 @@ const BUCKET_BYTES_MAX: u64 = 16 << 20;
 const RECORD_BYTES_MIN: u64 = 5;
 const _: () = assert!(BUCKETS_MAX * (BUCKET_BUFFER_BYTES as u64) <= BUCKET_BYTES_MAX);
 
+/// When key files are handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HandOver {
+    /// As soon as they are full. A listing that breaks off voids the plan.
+    AtOnce,
+    /// When the listing of their server is complete.
+    WhenComplete,
+}
+
 /// What a listing thread tells.
 pub(crate) enum Listed {
-    /// The listing of a server is complete, and its parts follow.
+    /// The life of a server whose parts follow.
     Life(Incarnation),
+    /// A listing broke off after parts of it were handed over.
+    BrokeOff,
     /// So many more keys were listed.
     Keys(u64),
     /// A listing failed: the others need not go on.
     Failed,
-    /// A part, of a server whose listing is complete.
+    /// A part.
     Part(NewPart),
 }
 
@@ -95,6 +107,7 @@ pub(crate) struct Lister<'a> {
     pub options: &'a MemcachedOptions,
     pub filter: &'a Filter,
     pub listing: Listing,
+    pub hand_over: HandOver,
     pub key_file_bytes: u64,
     pub key_space: &'a KeySpace,
     pub dir: &'a Path,
@@ -218,23 +231,22 @@ impl Lister<'_> {
         let mut retry = Retry::new(&self.options.retry);
         let mut life = None;
         for attempt in 0.. {
-            let stem = format!("keys-{number:04}-{attempt:04}");
+            let phase = match self.hand_over {
+                HandOver::AtOnce => "a",
+                HandOver::WhenComplete => "b",
+            };
+            let stem = format!("keys-{phase}-{number:04}-{attempt:04}");
             let mut run = Run::new(self, server, stem, out);
             match run.list(&mut life) {
                 Ok(listed) => {
-                    send(out, Listed::Life(listed.incarnation.clone()))?;
-                    for file in std::mem::take(&mut run.files) {
-                        let part = NewPart {
-                            body: PlanBody::File(file.path),
-                            extension: KEYS_EXTENSION,
-                            records: Some(file.keys),
-                            bytes_estimate: file.items_bytes,
-                        };
-                        send(out, Listed::Part(part))?;
-                    }
+                    run.hand_over(listed.incarnation.clone())?;
                     return Ok(listed);
                 }
                 Err(Broken::Stop(stop)) => return Err(stop),
+                Err(Broken::Retry(_)) if run.handed_over => {
+                    send(out, Listed::BrokeOff)?;
+                    return Err(Cancelled.into());
+                }
                 Err(Broken::Retry(reason)) => {
                     run.discard();
                     if !retry.wait(Some(self.gate))? {
@@ -266,10 +278,12 @@ struct Run<'a> {
     stem: String,
     out: &'a SyncSender<Listed>,
     files: Vec<KeyFile>,
+    handed_over: bool,
     buckets: Option<Buckets>,
     listed: u64,
     reported: u64,
     curr_items: u64,
+    life: Option<Incarnation>,
     now: i64,
     outcomes: Outcomes,
 }
@@ -287,10 +301,12 @@ impl<'a> Run<'a> {
             stem,
             out,
             files: Vec::new(),
+            handed_over: false,
             buckets: None,
             listed: 0,
             reported: 0,
             curr_items: 0,
+            life: None,
             now: 0,
             outcomes: Outcomes::default(),
         }
@@ -305,6 +321,7 @@ impl<'a> Run<'a> {
             .check(&incarnation)?;
         self.now = stats.time;
         self.curr_items = stats.curr_items;
+        self.life = Some(incarnation.clone());
         let mut writer = KeyFileWriter::new(
             self.lister.dir,
             self.stem.clone(),
@@ -341,7 +358,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn add_to_bucket(&mut self, item: &ListedItem) -> Result<(), Failure> {
+    fn add_to_bucket(&mut self, item: &ListedItem) -> Result<(), Stop> {
         let buckets = self
             .buckets
             .as_mut()
@@ -349,11 +366,12 @@ impl<'a> Run<'a> {
         let bytes = buckets.add(item, self.now).map_err(disk)?;
         self.lister
             .key_space
-            .take(bytes, self.listed, self.curr_items)
+            .take(bytes, self.listed, self.curr_items)?;
+        Ok(())
     }
 
     /// Brings the passes together: what several of them found is one key.
-    fn merge(&mut self, writer: &mut KeyFileWriter) -> Result<(), Failure> {
+    fn merge(&mut self, writer: &mut KeyFileWriter) -> Result<(), Stop> {
         let mut buckets = self.buckets.take().expect("created before the first pass");
         self.listed = 0;
         let base = self.now;
@@ -372,8 +390,8 @@ impl<'a> Run<'a> {
     fn outcome_or(
         &mut self,
         item: &ListedItem,
-        keep: impl FnOnce(&mut Self, &ListedItem) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
+        keep: impl FnOnce(&mut Self, &ListedItem) -> Result<(), Stop>,
+    ) -> Result<(), Stop> {
         match self.lister.filter.keep(item.key(), item.exptime, self.now) {
             Ok(()) => keep(self, item),
             Err(cause) => {
@@ -383,18 +401,38 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn add(&mut self, writer: &mut KeyFileWriter, item: &ListedItem) -> Result<(), Failure> {
+    fn add(&mut self, writer: &mut KeyFileWriter, item: &ListedItem) -> Result<(), Stop> {
         let file = writer.add(item)?;
         self.keep(file)
     }
 
-    fn keep(&mut self, file: Option<KeyFile>) -> Result<(), Failure> {
-        if let Some(file) = file {
-            let bytes = file.stored_bytes;
-            self.files.push(file);
-            self.lister
-                .key_space
-                .take(bytes, self.listed, self.curr_items)?;
+    fn keep(&mut self, file: Option<KeyFile>) -> Result<(), Stop> {
+        let Some(file) = file else { return Ok(()) };
+        let bytes = file.stored_bytes;
+        self.files.push(file);
+        self.lister
+            .key_space
+            .take(bytes, self.listed, self.curr_items)?;
+        if let (HandOver::AtOnce, Some(life)) = (self.lister.hand_over, &self.life) {
+            self.hand_over(life.clone())?;
+        }
+        Ok(())
+    }
+
+    /// Hands the full key files over, after the life that they speak of.
+    fn hand_over(&mut self, life: Incarnation) -> Result<(), Stop> {
+        if !self.handed_over {
+            send(self.out, Listed::Life(life))?;
+        }
+        for file in self.files.drain(..) {
+            let part = NewPart {
+                body: PlanBody::File(file.path),
+                extension: KEYS_EXTENSION,
+                records: Some(file.keys),
+                bytes_estimate: file.items_bytes,
+            };
+            self.handed_over = true;
+            send(self.out, Listed::Part(part))?;
         }
         Ok(())
     }
@@ -404,7 +442,7 @@ impl<'a> Run<'a> {
         &mut self,
         connection: &mut Connection,
         kind: &str,
-        each: &mut dyn FnMut(&mut Self, &ListedItem) -> Result<(), Failure>,
+        each: &mut dyn FnMut(&mut Self, &ListedItem) -> Result<(), Stop>,
     ) -> Result<(), Broken> {
         let gate = Some(self.lister.gate);
         let request = format!("lru_crawler metadump {kind}\r\n");

@@ -15,7 +15,7 @@ use crate::connection::{Connection, Version};
 use crate::fetch::Fetcher;
 use crate::filter::{Filter, FilterOptions};
 use crate::items::{HEADER_BYTES, ITEMS_NAME, ITEMS_VERSION, KEY_BYTES_MAX};
-use crate::listing::{KeySpace, Listed, Lister, Listing, ServerListed};
+use crate::listing::{HandOver, KeySpace, Listed, Lister, Listing, ServerListed};
 use crate::options::{MemcachedOptions, TlsOptions};
 use crate::stats::{Incarnation, Stats};
 use crate::url::{MemcachedUrl, Server};
@@ -51,7 +51,7 @@ pub struct SourceOptions {
     /// 80,000 keys.
     pub key_file_bytes: u64,
     /// The local disk that key files may take. Default: from the number of items, 128 bytes each (fewer if they are
-    /// smaller than that as a whole), a quarter more for growth while listing, and 1 MiB per server.
+    /// smaller than that as a whole), a quarter more for growth while listing, all of it twice in case that a listing breaks off, and 1 MiB per server.
     pub key_space_bytes: Option<u64>,
     /// The longest value that is dumped; a longer one is a loss. Default and most: 1 GiB, memcached's own limit.
     pub value_bytes_max: u64,
@@ -244,23 +244,26 @@ impl MemcachedSource {
             })
             .fold(0, u64::saturating_add);
         let servers = servers.len() as u64;
-        // Several passes are kept beside what comes of them.
-        let factor = 1 + u64::from(passes.unwrap_or(0));
+        // A listing that broke off lies beside the one that replaces it, and several passes beside what comes of them.
+        let factor = 2 + u64::from(passes.unwrap_or(0));
         keys.saturating_mul(factor)
             .saturating_add(servers * KEY_SPACE_BASE_BYTES)
     }
 
+    /// Lists all servers; `None` if a listing broke off after parts of it were handed over.
     fn plan_servers(
         &self,
         planner: &mut dyn Planner,
         gate: &Gate,
         key_space: &KeySpace,
-    ) -> Result<Vec<ServerListed>, Stop> {
+        hand_over: HandOver,
+    ) -> Result<Option<Vec<ServerListed>>, Stop> {
         let dir = planner.scratch_dir().to_owned();
         let lister = Lister {
             options: &self.options,
             filter: &self.filter,
             listing: self.source.listing,
+            hand_over,
             key_file_bytes: self.source.key_file_bytes,
             key_space,
             dir: &dir,
@@ -280,6 +283,7 @@ impl MemcachedSource {
             drop(sender);
             let mut keys = 0;
             let mut taken = Ok(());
+            let mut broke_off = false;
             // Until every thread has ended, or the planner takes no more: then the threads learn it when they send.
             while let Ok(listed) = receiver.recv() {
                 match listed {
@@ -288,6 +292,10 @@ impl MemcachedSource {
                         planner.listed(keys);
                     }
                     Listed::Failed => break,
+                    Listed::BrokeOff => {
+                        broke_off = true;
+                        break;
+                    }
                     Listed::Life(life) => self.set_life(&life),
                     Listed::Part(part) => taken = planner.add(part),
                 }
@@ -314,10 +322,13 @@ impl MemcachedSource {
                     Err(failed) => return Err(failed),
                 }
             }
-            if cancelled {
+            gate.check()?;
+            if broke_off {
+                Ok(None)
+            } else if cancelled {
                 Err(Cancelled.into())
             } else {
-                Ok(listed)
+                Ok(Some(listed))
             }
         })
     }
@@ -398,7 +409,14 @@ impl Source for MemcachedSource {
             None => self.check()?.plan_bytes_max,
         };
         let key_space = KeySpace::new(key_space);
-        let listed = self.plan_servers(planner, gate, &key_space)?;
+        let listed = match self.plan_servers(planner, gate, &key_space, HandOver::AtOnce)? {
+            Some(listed) => listed,
+            None => {
+                planner.restart()?;
+                self.plan_servers(planner, gate, &key_space, HandOver::WhenComplete)?
+                    .expect("only what is handed over at once can break off")
+            }
+        };
         let mut planned = Planned::default();
         let mut lives = Lives {
             servers: Vec::new(),
@@ -527,15 +545,15 @@ mod tests {
         assert_eq!(default.key_space(&[stats(0, 0)], None), base);
         assert_eq!(
             default.key_space(&[stats(1000, 1_000_000)], None),
-            160_000 + base
+            320_000 + base
         );
         assert_eq!(
             default.key_space(&[stats(1000, 76_000)], None),
-            125_000 + base
+            250_000 + base
         );
         assert_eq!(
             default.key_space(&[stats(1000, 1_000_000)], Some(3)),
-            4 * 160_000 + base
+            5 * 160_000 + base
         );
         let given = SourceOptions {
             key_space_bytes: Some(7),

@@ -1,6 +1,9 @@
 use std::sync::atomic::Ordering;
 
-use tipple_dump::{DumpError, ErrorKind, Job, LoadOptions, PruneOptions, dump, list, load, prune};
+use tipple_dump::{
+    CopyOptions, DumpError, ErrorKind, Job, LoadOptions, PruneOptions, copy, dump, list, load,
+    prune,
+};
 use tipple_flow::Resume;
 
 use crate::round_trip::{assert_good, memory_store, small};
@@ -166,4 +169,49 @@ fn a_load_broken_off_goes_on_after_the_last_whole_part() {
     };
     let error = load(&Job::default(), store.as_ref(), &restart_only, &options).unwrap_err();
     assert!(error.to_string().contains("--state"), "{error}");
+}
+
+#[test]
+fn a_plan_that_broke_off_begins_anew_and_nothing_is_dumped_twice() {
+    for break_off_after in [1, 4, 9] {
+        let store = memory_store(&format!("broke-off-{break_off_after}"));
+        let source = Numbers {
+            break_off_after: Some(break_off_after),
+            ..Numbers::new(1000, 99)
+        };
+        let report = dump(&Job::default(), &source, store.as_ref(), &small(2)).unwrap();
+        assert_eq!(report.records, 1000);
+        let delete = PruneOptions {
+            delete: true,
+            ..PruneOptions::default()
+        };
+        prune(store.as_ref(), &delete).unwrap();
+        assert_good(store.as_ref(), 1000);
+        let keep = Keep::default();
+        load(
+            &Job::default(),
+            store.as_ref(),
+            &keep,
+            &LoadOptions::default(),
+        )
+        .unwrap();
+        assert_eq!(keep.numbers(), source.expected());
+    }
+}
+
+#[test]
+fn a_copy_whose_plan_broke_off_fails_and_says_why() {
+    let source = Numbers {
+        break_off_after: Some(4),
+        ..Numbers::new(1000, 99)
+    };
+    let error = copy(
+        &Job::default(),
+        &source,
+        &Keep::default(),
+        &CopyOptions::default(),
+    )
+    .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Live);
+    assert!(error.to_string().contains("broke off"), "{error}");
 }

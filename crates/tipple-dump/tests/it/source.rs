@@ -34,6 +34,8 @@ pub struct Numbers {
     pub cancel_after: Option<u64>,
     pub read: AtomicU64,
     pub fail_finish: AtomicBool,
+    /// Break off the plan after so many parts, once.
+    pub break_off_after: Option<u64>,
 }
 
 impl Numbers {
@@ -50,6 +52,7 @@ impl Numbers {
             cancel_after: None,
             read: AtomicU64::new(0),
             fail_finish: AtomicBool::new(false),
+            break_off_after: None,
         }
     }
 
@@ -100,16 +103,28 @@ impl Source for Numbers {
             ..Estimate::default()
         })
     }
-    fn plan(&self, planner: &mut dyn Planner, _: &Gate) -> Result<Planned, Stop> {
+    fn plan(&self, planner: &mut dyn Planner, gate: &Gate) -> Result<Planned, Stop> {
         let mut from = 0;
+        let mut break_off_after = self.break_off_after;
         while from < self.records {
+            if break_off_after == Some(from / self.part_records) {
+                // Not before something was read that must not count.
+                while self.read.load(Ordering::Relaxed) == 0 {
+                    gate.check()?;
+                    std::thread::yield_now();
+                }
+                planner.restart()?;
+                (from, break_off_after) = (0, None);
+            }
             let to = (from + self.part_records).min(self.records);
             // Both kinds of plan objects.
             let range = json!([from, to]).to_string();
             let body = if from % 2 == 0 {
                 PlanBody::Bytes(range.into_bytes())
             } else {
-                let path = planner.scratch_dir().join(format!("range-{from}"));
+                let path = planner
+                    .scratch_dir()
+                    .join(format!("range-{from}-{break_off_after:?}"));
                 std::fs::write(&path, range).unwrap();
                 PlanBody::File(path)
             };

@@ -52,6 +52,9 @@ impl Planner for Plans {
         Ok(())
     }
     fn listed(&mut self, _records: u64) {}
+    fn restart(&mut self) -> Result<(), Stop> {
+        unreachable!("lines do not break off")
+    }
 }
 
 pub fn plan(source: &dyn Source) -> Vec<Plan> {

@@ -95,6 +95,9 @@ impl Planner for Plan {
         Ok(())
     }
     fn listed(&mut self, _records: u64) {}
+    fn restart(&mut self) -> Result<(), Stop> {
+        panic!("a folder does not break off")
+    }
 }
 
 impl Part for OnePart {

@@ -171,6 +171,13 @@ impl Planner for Plan<'_, '_> {
     fn listed(&mut self, records: u64) {
         (self.hooks.listed)(records);
     }
+    fn restart(&mut self) -> Result<(), Stop> {
+        // They are the planner's: void, but its own to remove.
+        for part in self.parts.drain(..) {
+            std::fs::remove_file(&part.path).unwrap();
+        }
+        Ok(())
+    }
 }
 
 struct KeyFilePart {

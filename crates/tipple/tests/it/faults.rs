@@ -21,7 +21,10 @@ fn paused_at(point: &str, args: &[&str]) -> (Child, BufReader<std::process::Chil
     loop {
         let mut line = String::new();
         let n = stderr.read_line(&mut line).unwrap();
-        assert!(n > 0, "it ended before {point} (build with --features tipple/failpoints): {seen}");
+        assert!(
+            n > 0,
+            "it ended before {point} (build with --features tipple/failpoints): {seen}"
+        );
         seen.push_str(&line);
         if line.contains("failpoint dump::") {
             return (child, stderr);
@@ -32,7 +35,20 @@ fn paused_at(point: &str, args: &[&str]) -> (Child, BufReader<std::process::Chil
 /// A dump that is slow enough to be interrupted: told by its rate.
 fn slow_dump(url: &str, dump: &str) -> Child {
     let mut child = tipple(&[
-        "dump", url, dump, "--threads", "1", "--buffer", "64KiB", "--key-file-size", "8KiB", "--rate", "500KiB/s", "--json", "--io-timeout", "5s",
+        "dump",
+        url,
+        dump,
+        "--threads",
+        "1",
+        "--buffer",
+        "64KiB",
+        "--key-file-size",
+        "8KiB",
+        "--rate",
+        "500KiB/s",
+        "--json",
+        "--io-timeout",
+        "5s",
     ])
     .stdout(Stdio::piped())
     .stderr(Stdio::piped())
@@ -43,7 +59,10 @@ fn slow_dump(url: &str, dump: &str) -> Child {
     let mut line = String::new();
     while !line.contains(r#""event":"part""#) {
         line.clear();
-        assert!(stdout.read_line(&mut line).unwrap() > 0, "the dump ended too soon");
+        assert!(
+            stdout.read_line(&mut line).unwrap() > 0,
+            "the dump ended too soon"
+        );
     }
     // Read on, so that it never waits for us.
     std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
@@ -52,7 +71,10 @@ fn slow_dump(url: &str, dump: &str) -> Child {
 
 fn end(child: Child) -> (Option<i32>, String) {
     let output = child.wait_with_output().unwrap();
-    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
 }
 
 fn has_done(dump: &str) -> bool {
@@ -73,7 +95,10 @@ fn a_server_killed_in_mid_dump() {
     // It comes back empty, is filled again, and the same command makes a whole dump of that life.
     server.restart_same_port();
     RawMemcached::connect(&server).fill(2000);
-    exits(0, &["dump", &url(&server), &dump, "--key-file-size", "8KiB"]);
+    exits(
+        0,
+        &["dump", &url(&server), &dump, "--key-file-size", "8KiB"],
+    );
     exits(0, &["verify", &dump]);
     assert_filled(&dump, 2000);
 }
@@ -94,7 +119,10 @@ fn a_server_restarted_or_flushed_in_mid_dump_is_never_a_dump_of_misses() {
         }
         let (code, said) = end(child);
         assert_eq!(code, Some(10), "{said}");
-        assert!(said.contains(if flush { "flush" } else { "restart" }), "{said}");
+        assert!(
+            said.contains(if flush { "flush" } else { "restart" }),
+            "{said}"
+        );
         assert!(!has_done(&dump));
     }
 }
@@ -106,7 +134,17 @@ fn a_full_disk() {
     let disk = Tmpfs::mount(2 << 20);
     let dump = disk.path().join("dump").to_str().unwrap().to_owned();
     let url = url(&server);
-    let args = ["dump", &url, &dump, "--compress", "none", "--chunk-size", "1MiB", "--key-file-size", "16KiB"];
+    let args = [
+        "dump",
+        &url,
+        &dump,
+        "--compress",
+        "none",
+        "--chunk-size",
+        "1MiB",
+        "--key-file-size",
+        "16KiB",
+    ];
     exits(12, &args);
     assert!(!has_done(&dump));
     let status = std::process::Command::new("mount")
@@ -130,7 +168,10 @@ fn two_processes_and_one_dump() {
     let second = tipple(&["dump", &url, &dump]).output().unwrap();
     assert_eq!(second.status.code(), Some(11));
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
-    assert!(said.contains(&first.id().to_string()), "it names the other: {said}");
+    assert!(
+        said.contains(&first.id().to_string()),
+        "it names the other: {said}"
+    );
     first.kill().unwrap();
     first.wait().unwrap();
     exits(0, &["dump", &url, &dump]);
@@ -156,18 +197,37 @@ fn a_million_items_under_traffic_while_the_table_grows() {
                 let mut raw = RawMemcached::connect_to(addr);
                 let mut n: u64 = client;
                 while !ended.load(Ordering::Relaxed) {
-                    n = n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    n = n
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(1_442_695_040_888_963_407);
                     let stable = (n >> 20) % STABLE;
                     // A get that bumps, and now and then a write of an item that nobody counts on.
-                    let item = raw.get(format!("stable:{stable:07}").as_bytes()).expect("a stable item");
+                    let item = raw
+                        .get(format!("stable:{stable:07}").as_bytes())
+                        .expect("a stable item");
                     assert!(item.value == stable.to_le_bytes());
                     if n % 8 == 0 {
-                        raw.set(format!("moving:{client}:{}", n >> 40).as_bytes(), b"moving", 0, 0);
+                        raw.set(
+                            format!("moving:{client}:{}", n >> 40).as_bytes(),
+                            b"moving",
+                            0,
+                            0,
+                        );
                     }
                 }
             });
         }
-        let args = ["dump", &url(&server), &dump, "--threads", "2", "--key-file-size", "1MiB", "--compress", "zstd:1"];
+        let args = [
+            "dump",
+            &url(&server),
+            &dump,
+            "--threads",
+            "2",
+            "--key-file-size",
+            "1MiB",
+            "--compress",
+            "zstd:1",
+        ];
         let dumped = std::panic::catch_unwind(|| exits(0, &args));
         ended.store(true, Ordering::Relaxed);
         dumped.unwrap_or_else(|panic| std::panic::resume_unwind(panic));

@@ -13,13 +13,32 @@ const ITEMS: u64 = 6000;
 
 /// Every fail point of a dump, at several of its hits: 50 moments.
 fn moments() -> Vec<(&'static str, u64)> {
-    let mut moments = vec![("begun", 1), ("planned", 1), ("summing", 1), ("summed", 1), ("done", 1)];
+    let mut moments = vec![
+        ("begun", 1),
+        ("planned", 1),
+        ("summing", 1),
+        ("summed", 1),
+        ("done", 1),
+    ];
     for name in [
-        "planning", "fetching", "sealing", "sealed", "putting", "put", "committing", "committed",
+        "planning",
+        "fetching",
+        "sealing",
+        "sealed",
+        "putting",
+        "put",
+        "committing",
+        "committed",
     ] {
         moments.extend([1, 2, 3, 5, 7].map(|n| (name, n)));
     }
-    moments.extend([("committed", 9), ("fetching", 11), ("put", 11), ("planning", 11), ("sealing", 9)]);
+    moments.extend([
+        ("committed", 9),
+        ("fetching", 11),
+        ("put", 11),
+        ("planning", 11),
+        ("sealing", 9),
+    ]);
     moments
 }
 
@@ -36,7 +55,19 @@ fn a_dump_killed_at_fifty_moments_goes_on_to_the_same_items() {
         let dump = path(&dir, &format!("{name}-{n}"));
         let url = url(&server);
         let args = [
-            "dump", &url, &dump, "--threads", "2", "--buffer", "64KiB", "--chunk-size", "1MiB", "--key-file-size", "8KiB", "--compress", "zstd:1",
+            "dump",
+            &url,
+            &dump,
+            "--threads",
+            "2",
+            "--buffer",
+            "64KiB",
+            "--chunk-size",
+            "1MiB",
+            "--key-file-size",
+            "8KiB",
+            "--compress",
+            "zstd:1",
         ];
         let killed = tipple(&args)
             .env("TIPPLE_KILL_AT", format!("{name}:{n}"))
@@ -79,8 +110,15 @@ fn a_load_killed_after_any_part_goes_on() {
     for n in [1, 2, 5] {
         let target = url(&b);
         let args = ["load", &dump, &target, "--state", &state, "--threads", "1"];
-        let killed = tipple(&args).env("TIPPLE_KILL_AT", format!("applied:{n}")).output().unwrap();
-        assert_eq!(killed.status.signal(), Some(9), "build with --features tipple/failpoints");
+        let killed = tipple(&args)
+            .env("TIPPLE_KILL_AT", format!("applied:{n}"))
+            .output()
+            .unwrap();
+        assert_eq!(
+            killed.status.signal(),
+            Some(9),
+            "build with --features tipple/failpoints"
+        );
         exits(0, &args);
         let again = path(&dir, &format!("again-{n}"));
         exits(0, &["dump", &target, &again]);

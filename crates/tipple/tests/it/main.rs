@@ -4,10 +4,15 @@ mod config;
 mod errors;
 #[cfg(feature = "failpoints")]
 mod failpoints;
+#[cfg(feature = "failpoints")]
+mod faults;
 mod help;
+#[cfg(feature = "failpoints")]
+mod kill;
 mod lines;
 mod output;
 mod pages;
 mod signals;
 mod support;
 mod tour;
+mod whole_job;

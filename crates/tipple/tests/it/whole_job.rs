@@ -61,11 +61,19 @@ pub fn items(dir: &str) -> BTreeMap<Vec<u8>, Item> {
         let json: Value = serde_json::from_str(line).expect("JSON");
         let item = Item {
             value: bytes(&json["value"]),
-            flags: json["flags"].as_u64().expect("flags").try_into().expect("32 bits"),
+            flags: json["flags"]
+                .as_u64()
+                .expect("flags")
+                .try_into()
+                .expect("32 bits"),
             exptime: json["exptime"].as_i64().expect("exptime"),
         };
         let key = bytes(&json["key"]);
-        assert!(items.insert(key.clone(), item).is_none(), "{} twice", key.escape_ascii());
+        assert!(
+            items.insert(key.clone(), item).is_none(),
+            "{} twice",
+            key.escape_ascii()
+        );
     }
     items
 }
@@ -90,9 +98,13 @@ fn base64(text: &str) -> Vec<u8> {
         _ => panic!("{c}"),
     };
     let digits: Vec<u8> = text.bytes().filter(|c| *c != b'=').map(value).collect();
-    let bits = digits.iter().flat_map(|d| (0..6).rev().map(move |i| d >> i & 1));
+    let bits = digits
+        .iter()
+        .flat_map(|d| (0..6).rev().map(move |i| d >> i & 1));
     let bits: Vec<u8> = bits.collect();
-    bits.chunks_exact(8).map(|b| b.iter().fold(0, |n, bit| n << 1 | bit)).collect()
+    bits.chunks_exact(8)
+        .map(|b| b.iter().fold(0, |n, bit| n << 1 | bit))
+        .collect()
 }
 
 /// Panics unless the dump holds exactly items 0 to `n` of [`expected`].
@@ -102,7 +114,9 @@ pub fn assert_filled(dir: &str, n: u64) {
     assert_eq!(items.len() as u64, n);
     for i in 0..n {
         let expected = expected(i);
-        let item = items.get(expected.key.as_bytes()).unwrap_or_else(|| panic!("item {i} is missing"));
+        let item = items
+            .get(expected.key.as_bytes())
+            .unwrap_or_else(|| panic!("item {i} is missing"));
         assert!(item.value == expected.value, "item {i} has another value");
         assert_eq!(item.flags, expected.flags);
     }
@@ -120,8 +134,18 @@ fn nasty() -> Vec<(Vec<u8>, Vec<u8>, u32, u32)> {
         (b"plain".to_vec(), b"value".to_vec(), 0, 0),
         (b"empty".to_vec(), Vec::new(), 0xFFFF_FFFF, 0),
         (b"flags16".to_vec(), b"x".to_vec(), 0x1234_5678, far),
-        (b"k".to_vec(), b"VALUE k 0 5\r\nhello\r\nEND\r\n".to_vec(), 1, 0),
-        (b"end".to_vec(), b"END\r\nEN\r\nVA 5 f0\r\nMN\r\n".to_vec(), 2, far),
+        (
+            b"k".to_vec(),
+            b"VALUE k 0 5\r\nhello\r\nEND\r\n".to_vec(),
+            1,
+            0,
+        ),
+        (
+            b"end".to_vec(),
+            b"END\r\nEN\r\nVA 5 f0\r\nMN\r\n".to_vec(),
+            2,
+            far,
+        ),
         (b"nl\r\nflush_all\r\nx".to_vec(), b"injected".to_vec(), 3, 0),
         (b"nul\0and space and \x7f".to_vec(), b"odd".to_vec(), 4, 0),
         (vec![0xFF; 187], b"high 187".to_vec(), 5, 0),
@@ -147,11 +171,22 @@ fn store_nasty(server: &Memcached) {
 fn assert_nasty(items: &BTreeMap<Vec<u8>, Item>) {
     assert_eq!(items.len(), nasty().len());
     for (key, value, flags, exptime) in nasty() {
-        let item = items.get(&key).unwrap_or_else(|| panic!("{} is missing", key.escape_ascii()));
-        assert!(item.value == value, "{} has another value", key.escape_ascii());
+        let item = items
+            .get(&key)
+            .unwrap_or_else(|| panic!("{} is missing", key.escape_ascii()));
+        assert!(
+            item.value == value,
+            "{} has another value",
+            key.escape_ascii()
+        );
         assert_eq!(item.flags, flags, "{}", key.escape_ascii());
         let exptime = if exptime == 0 { -1 } else { i64::from(exptime) };
-        assert!((item.exptime - exptime).abs() <= 1, "{}: {}", key.escape_ascii(), item.exptime);
+        assert!(
+            (item.exptime - exptime).abs() <= 1,
+            "{}: {}",
+            key.escape_ascii(),
+            item.exptime
+        );
     }
 }
 
@@ -163,12 +198,23 @@ fn nasty_items_go_round_and_the_source_is_not_touched() {
     let mut raw = RawMemcached::connect(&a);
     let (flushes, before) = (raw.stat("cmd_flush"), raw.stat("curr_items"));
     let (first, second) = (path(&dir, "first"), path(&dir, "second"));
-    let said = report(&["dump", &url(&a), &first, "--buffer", "64KiB", "--compress", "none"]);
+    let said = report(&[
+        "dump",
+        &url(&a),
+        &first,
+        "--buffer",
+        "64KiB",
+        "--compress",
+        "none",
+    ]);
     assert_eq!(said["records"], nasty().len());
     assert_eq!(raw.stat("cmd_flush"), flushes, "a key was run as a command");
     assert_eq!(raw.stat("curr_items"), before);
     // Read by the text protocol, an item that was dumped still counts as never fetched.
-    assert!(raw.command("mg plain h").starts_with("HD h0"), "a dump is no fetch");
+    assert!(
+        raw.command("mg plain h").starts_with("HD h0"),
+        "a dump is no fetch"
+    );
     exits(0, &["verify", &first]);
     assert_nasty(&items(&first));
     let said = report(&["load", &first, &url(&b)]);
@@ -209,8 +255,14 @@ fn stock_tools_read_the_dump() {
             "zstd -q -t chunks/*.zst plan/*/*.zst",
             "zstd -dcq chunks/*.zst >/dev/null",
         ] {
-            let status = Command::new("sh").args(["-c", command]).current_dir(&dump).status();
-            assert!(status.unwrap().success(), "{command} (apt-get install -y zstd)");
+            let status = Command::new("sh")
+                .args(["-c", command])
+                .current_dir(&dump)
+                .status();
+            assert!(
+                status.unwrap().success(),
+                "{command} (apt-get install -y zstd)"
+            );
         }
     }
 }
@@ -222,10 +274,17 @@ fn the_cachemover_layout_there_and_back() {
     RawMemcached::connect(&a).fill(3000);
     let folder = path(&dir, "v0");
     exits(0, &["dump", &url(&a), &folder, "--layout", "cachemover"]);
-    let done = std::fs::read_to_string(Path::new(&folder).join("datafiles_completed/DONE")).unwrap();
-    assert!(done.starts_with("DONE\nTotal keys from metadump: 3000\n"), "{done}");
+    let done =
+        std::fs::read_to_string(Path::new(&folder).join("datafiles_completed/DONE")).unwrap();
+    assert!(
+        done.starts_with("DONE\nTotal keys from metadump: 3000\n"),
+        "{done}"
+    );
     let status = Command::new("sh")
-        .args(["-ec", "for f in data_*; do test $(md5sum <$f | cut -c1-32 | tr a-f A-F) = ${f##*_}; done"])
+        .args([
+            "-ec",
+            "for f in data_*; do test $(md5sum <$f | cut -c1-32 | tr a-f A-F) = ${f##*_}; done",
+        ])
         .current_dir(Path::new(&folder).join("datafiles_completed"))
         .status();
     assert!(status.unwrap().success());
@@ -239,12 +298,25 @@ fn the_cachemover_layout_there_and_back() {
 #[test]
 fn a_value_larger_than_every_buffer() {
     let dir = tempfile::tempdir().unwrap();
-    let (a, b) = ["-I", "-I"].map(|i| Memcached::start(&[i, "64m", "-m", "512"])).into();
-    let value: Vec<u8> = (0..40 << 20).map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let (a, b) = ["-I", "-I"]
+        .map(|i| Memcached::start(&[i, "64m", "-m", "512"]))
+        .into();
+    let value: Vec<u8> = (0..40 << 20)
+        .map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
     RawMemcached::connect(&a).set(b"large", &value, 9, 0);
     RawMemcached::connect(&a).fill(100);
     let dump = path(&dir, "dump");
-    let args = ["--buffer", "64KiB", "--chunk-size", "1MiB", "--threads", "2", "--compress", "zstd:1"];
+    let args = [
+        "--buffer",
+        "64KiB",
+        "--chunk-size",
+        "1MiB",
+        "--threads",
+        "2",
+        "--compress",
+        "zstd:1",
+    ];
     let said = report(&[&["dump", &url(&a), &dump][..], &args].concat());
     assert_eq!(said["records"], 101);
     exits(0, &["verify", &dump]);
@@ -267,7 +339,12 @@ fn losses_make_the_exit_code_3_and_everything_else_is_loaded() {
     let out = exits(3, &["load", &dump, &url(&b), "--json"]);
     let said: Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
     assert_eq!(said["records"], 500, "{said}");
-    let lost: u64 = said["lost"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum();
+    let lost: u64 = said["lost"]
+        .as_object()
+        .unwrap()
+        .values()
+        .map(|n| n.as_u64().unwrap())
+        .sum();
     assert_eq!(lost, 1, "{said}");
     assert_eq!(RawMemcached::connect(&b).stat("curr_items"), 500);
 }
@@ -278,7 +355,12 @@ fn filters_ownership_and_modes() {
     let (a, b) = (Memcached::start(&[]), Memcached::start(&[]));
     let mut raw = RawMemcached::connect(&a);
     for n in 0..2000 {
-        raw.set(format!("key{n}").as_bytes(), b"old", 0, if n % 4 == 0 { 1000 } else { 0 });
+        raw.set(
+            format!("key{n}").as_bytes(),
+            b"old",
+            0,
+            if n % 4 == 0 { 1000 } else { 0 },
+        );
     }
     let dump = path(&dir, "prefix");
     let said = report(&["dump", &url(&a), &dump, "--key-prefix", "key1"]);

@@ -115,14 +115,26 @@ impl FrameDigest {
     pub const BYTES: usize = 16;
 
     /// The digest of the stored frame that `slices` are, one after the other.
-    ///
-    /// This is the only place that knows which hash a frame digest is.
     pub(crate) fn of(slices: &[IoSlice<'_>]) -> FrameDigest {
-        let mut hasher = Xxh3Default::new();
+        let mut hasher = FrameHasher::default();
         for slice in slices {
             hasher.update(slice);
         }
-        FrameDigest(hasher.digest128().to_be_bytes())
+        hasher.finish()
+    }
+}
+
+/// A frame digest in the making. This is the only place that knows which hash it is.
+#[derive(Default)]
+pub(crate) struct FrameHasher(Xxh3Default);
+
+impl FrameHasher {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    pub(crate) fn finish(self) -> FrameDigest {
+        FrameDigest(self.0.digest128().to_be_bytes())
     }
 }
 

@@ -22,8 +22,6 @@
 //! | … | | | more block headers and blocks |
 //! | end - 4 | 4 | checksum | low 32 bits of XXH64 (seed 0) of the raw bytes |
 
-use std::io::IoSlice;
-
 use xxhash_rust::xxh64::xxh64;
 
 use crate::{Damage, FRAME_BYTES_MAX};
@@ -45,12 +43,16 @@ const RAW_HEADER_BYTES: usize = 9;
 const RAW_DESCRIPTOR: u8 = 0b1010_0100;
 const BLOCKS_MAX: usize = FRAME_BYTES_MAX / BLOCK_BYTES_MAX;
 /// Header, every block with its own header, checksum.
-const SLICES_MAX: usize = 1 + 2 * BLOCKS_MAX + 1;
 const _: () = assert!(BLOCKS_MAX * BLOCK_BYTES_MAX == FRAME_BYTES_MAX);
 
 /// The low 32 bits of XXH64: zstd's content checksum, and the seek table's.
 pub(crate) fn checksum_of(raw: &[u8]) -> u32 {
-    xxh64(raw, 0) as u32
+    checksum(xxh64(raw, 0))
+}
+
+/// The same of an XXH64 that was taken piece by piece.
+pub(crate) fn checksum(hash: u64) -> u32 {
+    hash as u32
 }
 
 /// How long `raw_len` bytes are as a frame of raw blocks.
@@ -58,18 +60,17 @@ pub(crate) fn raw_blocks_bytes(raw_len: usize) -> usize {
     RAW_FRAME_BYTES + raw_len.div_ceil(BLOCK_BYTES_MAX) * BLOCK_HEADER_BYTES + raw_len
 }
 
-/// What stands around and between the blocks of a frame of raw blocks. The blocks themselves
-/// stay where they are.
+/// What stands before each block of a frame of raw blocks: before the first one the frame's header, too. The blocks
+/// themselves stay where they are.
 pub(crate) struct RawBlocks<'a> {
     raw: &'a [u8],
     header: [u8; RAW_HEADER_BYTES],
     block_headers: [[u8; BLOCK_HEADER_BYTES]; BLOCKS_MAX],
-    checksum: [u8; CHECKSUM_BYTES],
 }
 
 impl<'a> RawBlocks<'a> {
     /// Frames `raw`, 1 to [`FRAME_BYTES_MAX`] bytes.
-    pub(crate) fn new(raw: &'a [u8], checksum: u32) -> RawBlocks<'a> {
+    pub(crate) fn new(raw: &'a [u8]) -> RawBlocks<'a> {
         assert!(!raw.is_empty() && raw.len() <= FRAME_BYTES_MAX);
         let mut header = [0; RAW_HEADER_BYTES];
         header[..4].copy_from_slice(&MAGIC);
@@ -86,29 +87,17 @@ impl<'a> RawBlocks<'a> {
             raw,
             header,
             block_headers,
-            checksum: checksum.to_le_bytes(),
         }
     }
 
-    /// The frame, as slices to be written one after the other: the first
-    /// [`slices_len`](RawBlocks::slices_len) of the array, the rest are empty.
-    pub(crate) fn slices(&self) -> [IoSlice<'_>; SLICES_MAX] {
-        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-        slices[0] = IoSlice::new(&self.header);
-        let blocks = self
-            .block_headers
-            .iter()
-            .zip(self.raw.chunks(BLOCK_BYTES_MAX));
-        for (pair, (header, block)) in slices[1..].chunks_exact_mut(2).zip(blocks) {
-            pair[0] = IoSlice::new(header);
-            pair[1] = IoSlice::new(block);
-        }
-        slices[self.slices_len() - 1] = IoSlice::new(&self.checksum);
-        slices
-    }
-
-    pub(crate) fn slices_len(&self) -> usize {
-        1 + 2 * self.raw.len().div_ceil(BLOCK_BYTES_MAX) + 1
+    /// All blocks in order, each after what stands before it. The frame ends with its checksum after the last one.
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = ([&[u8]; 2], &'a [u8])> {
+        let blocks = self.raw.chunks(BLOCK_BYTES_MAX);
+        let headers = self.block_headers.iter().enumerate();
+        headers.zip(blocks).map(|((number, header), block)| {
+            let frame_header: &[u8] = if number == 0 { &self.header } else { &[] };
+            ([frame_header, header], block)
+        })
     }
 }
 
@@ -172,17 +161,13 @@ mod tests {
     use super::*;
 
     fn stored(raw: &[u8]) -> Vec<u8> {
-        let frame = RawBlocks::new(raw, checksum_of(raw));
-        let slices = frame.slices();
-        assert!(
-            slices[frame.slices_len()..]
-                .iter()
-                .all(|slice| slice.is_empty())
-        );
-        slices[..frame.slices_len()]
-            .iter()
-            .flat_map(|slice| slice.to_vec())
-            .collect()
+        let mut stored = Vec::new();
+        for (headers, block) in RawBlocks::new(raw).blocks() {
+            stored.extend(headers.concat());
+            stored.extend(block);
+        }
+        stored.extend(checksum_of(raw).to_le_bytes());
+        stored
     }
 
     #[test]

@@ -4,7 +4,9 @@ use std::fmt;
 use std::io::{self, IoSlice, Write};
 
 use sha2::{Digest as _, Sha256};
+use xxhash_rust::xxh64::Xxh64;
 
+use crate::digest::FrameHasher;
 use crate::frame::{self, RawBlocks};
 use crate::index::{self, Totals, mark_fits};
 use crate::{
@@ -70,8 +72,8 @@ pub struct ChunkWriter<'e, W: Write> {
 impl<'e, W: Write> ChunkWriter<'e, W> {
     /// Begins a chunk. Writes nothing yet.
     ///
-    /// `out` gets one [`write_vectored`](Write::write_vectored) of a whole frame at a time (more
-    /// if it takes only part of it), so it needs no buffer of its own. It is never flushed.
+    /// `out` gets one [`write_vectored`](Write::write_vectored) of a compressed frame, or of a raw
+    /// block of 128 KiB, at a time (more if it takes only part of it), so it needs no buffer of its own. It is never flushed.
     pub fn new(
         out: W,
         encoder: &'e mut Encoder,
@@ -118,15 +120,8 @@ impl<'e, W: Write> ChunkWriter<'e, W> {
                 (stored_len, digest, checksum)
             }
             None => {
-                let checksum = frame::checksum_of(raw);
-                let stored = RawBlocks::new(raw, checksum);
-                let mut slices = stored.slices();
-                let slices = &mut slices[..stored.slices_len()];
-                let digest = FrameDigest::of(slices);
-                for slice in &*slices {
-                    self.sha256.update(&**slice);
-                }
-                write_all(&mut self.out, slices)
+                let (digest, checksum) = self
+                    .raw_blocks(raw)
                     .map_err(ChunkError::io("write a frame", self.stored_bytes))?;
                 (frame::raw_blocks_bytes(raw.len()), digest, checksum)
             }
@@ -147,6 +142,31 @@ impl<'e, W: Write> ChunkWriter<'e, W> {
         self.records += u64::from(mark.records);
         self.has_failed = false;
         Ok(())
+    }
+
+    /// Writes a frame of raw blocks. Each block passes the three hashes and the write while it is in the core's cache:
+    /// one pass after the other over the whole frame took a tenth more of the time of a dump.
+    fn raw_blocks(&mut self, raw: &[u8]) -> io::Result<(FrameDigest, u32)> {
+        let mut digest = FrameHasher::default();
+        let mut raw_hash = Xxh64::new(0);
+        let stored = RawBlocks::new(raw);
+        let mut blocks = stored.blocks().peekable();
+        while let Some(([frame_header, block_header], block)) = blocks.next() {
+            raw_hash.update(block);
+            let checksum = frame::checksum(raw_hash.digest()).to_le_bytes();
+            let end: &[u8] = if blocks.peek().is_none() {
+                &checksum
+            } else {
+                &[]
+            };
+            let mut slices = [frame_header, block_header, block, end].map(IoSlice::new);
+            for slice in &slices {
+                digest.update(slice);
+                self.sha256.update(&**slice);
+            }
+            write_all(&mut self.out, &mut slices)?;
+        }
+        Ok((digest.finish(), frame::checksum(raw_hash.digest())))
     }
 
     fn check(&self, raw: &[u8], mark: &FrameMark<'_>) -> Result<(), ChunkError> {

@@ -137,13 +137,17 @@ impl MemcachedSink {
             .clone()
     }
 
-    /// What the server says of itself, and that it can be written.
-    fn look(&self, server: &Server) -> Result<Life, Stop> {
+    /// What the server says of itself, and that it can be written. One attempt.
+    fn look(&self, server: &Server) -> Result<Life, ConnectionError> {
+        let mut connection = Connection::connect(server, &self.options, None)?;
+        look(&mut connection)
+    }
+
+    /// The same of a server that was there before, and may be so again in a moment.
+    fn look_again(&self, server: &Server) -> Result<Life, Stop> {
         let mut retry = Retry::new(&self.options.retry);
         loop {
-            let looked = Connection::connect(server, &self.options, None)
-                .and_then(|mut connection| look(&mut connection));
-            match looked {
+            match self.look(server) {
                 Ok(life) => return Ok(life),
                 Err(error) if error.is_retryable() && retry.wait(None)? => {}
                 Err(error) => return Err(error.into_stop(Party::Sink)),
@@ -197,13 +201,15 @@ impl Sink for MemcachedSink {
         self.url.servers().len() as u64 * Lane::bytes(&self.options, self.sink.window_bytes)
     }
 
+    /// Tries once: what nobody has reached yet is more likely mistyped than about to come back.
     fn check(&self) -> Result<(), Stop> {
         let lives = self
             .url
             .servers()
             .iter()
             .map(|server| self.look(server))
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<_, _>>()
+            .map_err(|error| error.into_stop(Party::Sink))?;
         *self.lives.lock().unwrap_or_else(PoisonError::into_inner) = lives;
         Ok(())
     }
@@ -236,7 +242,7 @@ impl Sink for MemcachedSink {
     fn finish(&self, _outcomes: &Outcomes) -> Result<Value, Stop> {
         let (mut servers, mut warnings, mut evicted) = (Vec::new(), Vec::new(), 0);
         for (server, before) in self.url.servers().iter().zip(self.lives()) {
-            let after = self.look(server)?;
+            let after = self.look_again(server)?;
             before.require_same(&after, server)?;
             let evictions = after.evictions.saturating_sub(before.evictions);
             evicted += evictions;

@@ -475,6 +475,43 @@ fn a_server_that_dies_ends_the_load() {
 }
 
 #[test]
+fn a_server_that_was_never_reached_ends_the_load_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = listener.local_addr().unwrap();
+    let url: MemcachedUrl = format!("memcached://{place}").parse().unwrap();
+    let sink = MemcachedSink::new(url.clone(), quick(), SinkOptions::default()).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let (party, message) = std::thread::scope(|scope| {
+        let check = scope.spawn(|| refusal(sink.check()));
+        let mut attempts = 0;
+        while !check.is_finished() {
+            match listener.accept() {
+                // Closed without a word.
+                Ok(_) => attempts += 1,
+                Err(_) => std::thread::yield_now(),
+            }
+        }
+        assert_eq!(attempts, 1);
+        check.join().unwrap()
+    });
+    assert_eq!(party, Party::Sink);
+    // How the end of a connection shows is up to the system.
+    assert!(message.contains(&place.to_string()), "{message}");
+    drop(listener);
+    // Nobody listens any more: with the default options, trying again would take most of a minute.
+    let options = MemcachedOptions::default();
+    let sink = MemcachedSink::new(url, options, SinkOptions::default()).unwrap();
+    let begun = std::time::Instant::now();
+    let (party, message) = refusal(sink.check());
+    assert_eq!(party, Party::Sink);
+    assert_eq!(
+        message,
+        format!("cannot connect to memcached at {place}: check that it runs and listens there")
+    );
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
 fn a_server_that_comes_back_empty_ends_the_load() {
     let mut server = Memcached::start(&["-m", "64"]);
     let items = some_items(20_000, 200, 5);

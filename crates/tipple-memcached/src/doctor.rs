@@ -60,13 +60,15 @@ impl fmt::Display for Diagnosis {
             Verdict::Bad => "cannot be dumped",
         };
         writeln!(f, "memcached at {} {verdict}", self.server)?;
+        let names = self.findings.iter().map(|finding| finding.name.len());
+        let width = names.max().unwrap_or(0) + 2;
         for finding in &self.findings {
             let mark = match finding.verdict {
                 Verdict::Good => "ok",
                 Verdict::Limited => "limited",
                 Verdict::Bad => "BAD",
             };
-            write!(f, "  {mark:<8}{:<20}{}", finding.name, finding.found)?;
+            write!(f, "  {mark:<8}{:<width$}{}", finding.name, finding.found)?;
             if !finding.advice.is_empty() {
                 write!(f, ": {}", finding.advice)?;
             }

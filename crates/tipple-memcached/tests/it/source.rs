@@ -780,7 +780,15 @@ fn the_doctor_says_what_a_server_can_and_changes_nothing() {
         text.contains("can be dumped and loaded, with limits"),
         "{text}"
     );
-    assert!(text.contains("  ok      items               1\n"), "{text}");
+    // Names and what was found are columns, as wide as the longest name wants.
+    assert!(
+        text.contains("  ok      items                 1\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("  ok      reads leave no trace  yes\n"),
+        "{text}"
+    );
     let json = serde_json::to_value(&diagnosis).unwrap();
     assert_eq!(json["findings"][0]["found"], "1.6.18");
     assert_eq!(memcached.peer().stat("cmd_touch"), 0);

@@ -156,15 +156,26 @@ pub(crate) fn chosen_parts(
     Ok(parts[from as usize..to as usize].to_vec())
 }
 
-/// Records here are those read from the dump, applied or not.
+/// Sums over whole parts, for the report: progress also counts what was read of a part that failed later.
 #[derive(Default)]
-struct Totals {
-    parts: u64,
-    chunks: u64,
-    records: u64,
-    raw_bytes: u64,
-    stored_bytes: u64,
+pub(crate) struct Totals {
+    pub(crate) parts: u64,
+    pub(crate) chunks: u64,
+    /// Read from the dump, applied or not.
+    pub(crate) records: u64,
+    pub(crate) raw_bytes: u64,
+    pub(crate) stored_bytes: u64,
     outcomes: Outcomes,
+}
+
+impl Totals {
+    pub(crate) fn add(&mut self, record: &PartRecord) {
+        self.parts += 1;
+        self.chunks += record.chunks.len() as u64;
+        self.records += record.records;
+        self.raw_bytes += record.raw_bytes;
+        self.stored_bytes += record.stored_bytes;
+    }
 }
 
 struct Loading<'a> {
@@ -217,11 +228,7 @@ impl Loading<'_> {
     fn count(&self, record: &PartRecord, outcomes: &Outcomes) {
         bump(&self.job.progress().parts, 1);
         let mut totals = self.totals.lock().expect("no worker panicked");
-        totals.parts += 1;
-        totals.chunks += record.chunks.len() as u64;
-        totals.records += record.records;
-        totals.raw_bytes += record.raw_bytes;
-        totals.stored_bytes += record.stored_bytes;
+        totals.add(record);
         totals.outcomes.merge(outcomes);
     }
 
@@ -315,9 +322,6 @@ impl Loading<'_> {
                 ),
             ));
         }
-        let progress = self.job.progress();
-        bump(&progress.records, record.records);
-        bump(&progress.raw_bytes, record.raw_bytes);
         Ok(outcomes)
     }
 }

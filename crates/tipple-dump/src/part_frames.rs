@@ -11,7 +11,7 @@ use crate::error::DumpError;
 use crate::job::{Progress, bump};
 use crate::layout::{self, ChunkEntry, PartRecord};
 
-/// Reads the chunks of a part in order. I8: a frame is handed out only after its checksum held, against an index whose
+/// Reads the chunks of a part in order, and moves the progress on with every frame. I8: a frame is handed out only after its checksum held, against an index whose
 /// digest is in the part record.
 pub(crate) struct PartFrames<'a> {
     store: &'a dyn Store,
@@ -82,7 +82,10 @@ impl<'a> PartFrames<'a> {
             {
                 Some(frame) => {
                     self.frame_bytes = frame.raw.len();
-                    return Ok(Some(frame.entry.records));
+                    let records = frame.entry.records;
+                    bump(&self.progress.records, u64::from(records));
+                    bump(&self.progress.raw_bytes, self.frame_bytes as u64);
+                    return Ok(Some(records));
                 }
                 None => {
                     bump(&self.progress.chunks, 1);

@@ -17,6 +17,7 @@ use crate::error::{DumpError, ErrorKind};
 use crate::job::{Event, Job, Phase, Report, bump};
 use crate::layout::{self, ChunkEntry, PartRecord};
 use crate::ledger::Ledger;
+use crate::load::Totals;
 use crate::open_dump::OpenDump;
 use crate::part_frames::{PartFrames, check_entry};
 use crate::sums::SumsBuilder;
@@ -64,7 +65,7 @@ pub struct Problem {
 /// What a verification came to. The dump is good if and only if there are no problems.
 #[derive(Clone, Debug, Serialize)]
 pub struct VerifyReport {
-    /// Counts of what was verified; `lost` and `outcomes` are what the dump says of itself.
+    /// Counts over the parts in which nothing was found; `lost` and `outcomes` are what the dump says of itself.
     #[serde(flatten)]
     pub report: Report,
     /// Everything found, sorted, at most [`VerifyReport::PROBLEMS_MAX`].
@@ -128,16 +129,18 @@ pub fn verify(
         content,
         depth: options.depth,
         found: &found,
+        totals: Mutex::default(),
     };
     let (sums, unlisted) = verifying.layout(options.partial)?;
     job.phase(Phase::Working);
     verifying.workers(options.threads)?;
+    let totals = verifying.totals.into_inner().expect("no worker panicked");
     let report = Report {
-        records: progress.records(),
-        chunks: progress.chunks(),
-        parts: progress.parts(),
-        raw_bytes: progress.raw_bytes(),
-        stored_bytes: progress.stored_bytes(),
+        records: totals.records,
+        chunks: totals.chunks,
+        parts: totals.parts,
+        raw_bytes: totals.raw_bytes,
+        stored_bytes: totals.stored_bytes,
         ..job.report("verify")
     }
     .with_outcomes(&sums);
@@ -181,10 +184,6 @@ impl Found {
         self.add(object, text);
     }
 
-    fn total(&self) -> u64 {
-        self.problems.lock().expect("no worker panicked").1
-    }
-
     fn into_report(self, report: Report, unlisted: u64) -> VerifyReport {
         let (mut problems, problems_total) =
             self.problems.into_inner().expect("no worker panicked");
@@ -204,6 +203,8 @@ struct Verifying<'a> {
     content: &'a dyn Content,
     depth: Depth,
     found: &'a Found,
+    /// Of the parts that are good.
+    totals: Mutex<Totals>,
 }
 
 impl Verifying<'_> {
@@ -377,42 +378,42 @@ impl Verifying<'_> {
             let Ok(record) = self.dump.record(&part) else {
                 continue;
             };
-            let progress = self.job.progress();
-            let read = match self.depth {
-                Depth::Quick => Ok(false),
-                Depth::Full => self.records(&record, decoder).map(|()| true),
+            let is_good = match self.depth {
+                Depth::Quick => self.chunks(&record, decoder)?,
+                Depth::Full => match self.records(&record, decoder) {
+                    Ok(()) => true,
+                    Err(error) => {
+                        // One pass over the records stops at the first damage: look at every chunk by itself.
+                        if self.chunks(&record, decoder)? {
+                            self.note(&layout::part_object(&part), error)?;
+                        }
+                        false
+                    }
+                },
             };
-            match read {
-                Ok(true) => {}
-                Ok(false) => {
-                    for entry in &record.chunks {
-                        self.chunk(entry, decoder)?;
-                    }
-                    bump(&progress.records, record.records);
-                    bump(&progress.raw_bytes, record.raw_bytes);
-                }
-                Err(error) => {
-                    let before = self.found.total();
-                    // One pass over the records stops at the first damage: look at every chunk by itself.
-                    for entry in &record.chunks {
-                        self.chunk(entry, decoder)?;
-                    }
-                    if self.found.total() == before {
-                        self.note(&layout::part_object(&part), error)?;
-                    }
-                }
+            if is_good {
+                self.totals.lock().expect("no worker panicked").add(&record);
             }
-            bump(&progress.parts, 1);
+            bump(&self.job.progress().parts, 1);
         }
         Ok(())
     }
 
-    /// One chunk by itself: its stored bytes, and all frames unless that is too deep.
-    fn chunk(&self, entry: &ChunkEntry, decoder: &mut Decoder) -> Result<(), DumpError> {
+    /// Every chunk of a part by itself; whether all are good.
+    fn chunks(&self, record: &PartRecord, decoder: &mut Decoder) -> Result<bool, DumpError> {
+        let mut are_good = true;
+        for entry in &record.chunks {
+            are_good &= self.chunk(entry, decoder)?;
+        }
+        Ok(are_good)
+    }
+
+    /// One chunk by itself: its stored bytes, and all frames unless that is too deep. Whether it is good.
+    fn chunk(&self, entry: &ChunkEntry, decoder: &mut Decoder) -> Result<bool, DumpError> {
         let object = layout::object(&entry.name);
         match self.chunk_bytes(entry, &object, decoder) {
-            Ok(()) => Ok(()),
-            Err(error) => self.note(&object, error),
+            Ok(()) => Ok(true),
+            Err(error) => self.note(&object, error).map(|()| false),
         }
     }
 
@@ -445,6 +446,8 @@ impl Verifying<'_> {
             }
             bump(&progress.chunks, 1);
             bump(&progress.stored_bytes, bytes);
+            bump(&progress.records, entry.records);
+            bump(&progress.raw_bytes, entry.raw_bytes);
             return Ok(());
         }
         let mut reader = ChunkReader::open(input, Some(&entry.index_sha256))
@@ -464,13 +467,12 @@ impl Verifying<'_> {
     /// Reads every record of a part, and compares every chunk with its entry, in one pass.
     fn records(&self, record: &PartRecord, decoder: &mut Decoder) -> Result<(), DumpError> {
         let error = RefCell::new(None);
-        let progress = self.job.progress();
         let mut frames = PartFrames::new(
             self.dump.store(),
             record,
             (self.content.name(), self.content.version()),
             decoder,
-            progress,
+            self.job.progress(),
             &error,
         )
         .verifying();
@@ -496,8 +498,6 @@ impl Verifying<'_> {
                 ),
             ));
         }
-        bump(&progress.records, counts.0);
-        bump(&progress.raw_bytes, counts.1);
         Ok(())
     }
 

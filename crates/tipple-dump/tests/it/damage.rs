@@ -88,6 +88,40 @@ fn flip(path: &Path, place: f64) {
 }
 
 #[test]
+fn a_damaged_part_is_no_part_of_what_was_verified() {
+    let whole = tempfile::tempdir().unwrap();
+    let dir = whole.path().join("dump");
+    let url: StoreUrl = dir.to_str().unwrap().parse().unwrap();
+    let store = open_store(&url, Access::Write).unwrap();
+    let source = Numbers {
+        bytes: |_| 1000,
+        ..Numbers::new(6000, 3000)
+    };
+    dump(&Job::default(), &source, store.as_ref(), &small(2)).unwrap();
+    let part = kinds(&dir).remove(1);
+    let record: serde_json::Value = serde_json::from_slice(&fs::read(part).unwrap()).unwrap();
+    let chunks = record["chunks"].as_array().unwrap();
+    // The chunks before it are good, and so are its first frames.
+    let last = chunks.last().unwrap()["name"].as_str().unwrap();
+    assert!(chunks.len() > 1);
+    flip(&dir.join(last), 0.5);
+    for depth in [Depth::Full, Depth::Quick] {
+        let options = VerifyOptions {
+            depth,
+            ..VerifyOptions::default()
+        };
+        let job = Job::default();
+        let verified = verify(&job, open(&dir).as_ref(), &[&NumbersContent], &options).unwrap();
+        assert_eq!(verified.problems_total, 1, "{verified:?}");
+        let report = verified.report;
+        assert_eq!((report.parts, report.records), (1, 3000));
+        assert_eq!(report.raw_bytes, 3_000_000);
+        assert_eq!(report.chunks, chunks.len() as u64);
+        assert!(job.progress().records() > 3000);
+    }
+}
+
+#[test]
 fn every_damage_to_every_kind_of_file_is_found_and_nothing_wrong_is_loaded() {
     let whole = tempfile::tempdir().unwrap();
     let source = Numbers::new(3000, 1000);

@@ -152,12 +152,18 @@ fn a_load_broken_off_goes_on_after_the_last_whole_part() {
     // As a sink that applies twice like once would, forget the part that was not finished.
     keep.fail_at = None;
     keep.numbers.lock().unwrap().retain(|n, _| *n < 500);
-    let report = load(&Job::default(), store.as_ref(), &keep, &options).unwrap();
+    let job = Job::default();
+    let report = load(&job, store.as_ref(), &keep, &options).unwrap();
     assert_eq!(keep.numbers(), source.expected());
     assert_eq!(
         report.records, 1000,
         "the report counts what earlier runs applied"
     );
+    assert_eq!(
+        (job.progress().records(), job.progress().parts()),
+        (1000, 10)
+    );
+    assert_eq!(job.progress().raw_bytes(), report.raw_bytes);
     // It is finished: the next load is a new one.
     let again = Keep::default();
     load(&Job::default(), store.as_ref(), &again, &options).unwrap();

@@ -1,11 +1,12 @@
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::*;
 use tipple_budget::Rates;
 use tipple_chunk::Codec;
 use tipple_dump::{
-    CatOptions, CopyOptions, DumpOptions, Job, LoadOptions, PartRange, VerifyOptions, cat, copy,
-    dry_run, dump, list, load, verify,
+    CatOptions, CopyOptions, Depth, DumpOptions, Job, LoadOptions, PartRange, VerifyOptions, cat,
+    copy, dry_run, dump, list, load, verify,
 };
 use tipple_store::{Access, Store, StoreUrl, open_store};
 
@@ -108,6 +109,47 @@ fn an_ordered_sink_gets_the_order_of_the_source() {
     )
     .unwrap();
     assert_eq!(*keep.order.lock().unwrap(), source.expected());
+}
+
+#[test]
+fn progress_moves_within_a_part_and_ends_at_what_the_report_says() {
+    let source = Numbers {
+        bytes: |_| 1000,
+        ..Numbers::new(4000, 4000)
+    };
+    let store = memory_store("progress");
+    dump(&Job::default(), &source, store.as_ref(), &small(1)).unwrap();
+    let job = Arc::new(Job::default());
+    let (watched, halfway) = (Arc::clone(&job), Arc::new(AtomicU64::new(0)));
+    let seen = Arc::clone(&halfway);
+    let keep = Keep {
+        look: Box::new(move |n| {
+            if n == 2000 {
+                seen.store(watched.progress().records(), Ordering::Relaxed);
+            }
+        }),
+        ..Keep::default()
+    };
+    let report = load(&job, store.as_ref(), &keep, &LoadOptions::default()).unwrap();
+    let halfway = halfway.load(Ordering::Relaxed);
+    assert!((2000..4000).contains(&halfway), "{halfway}");
+    assert_eq!(
+        (job.progress().records(), job.progress().raw_bytes()),
+        (4000, 4_000_000)
+    );
+    assert_eq!((report.records, report.raw_bytes), (4000, 4_000_000));
+    for depth in [Depth::Full, Depth::Quick] {
+        let job = Job::default();
+        let options = VerifyOptions {
+            depth,
+            ..VerifyOptions::default()
+        };
+        let verified = verify(&job, store.as_ref(), &[&NumbersContent], &options).unwrap();
+        assert_eq!(job.progress().records(), 4000);
+        assert_eq!(job.progress().raw_bytes(), 4_000_000);
+        assert_eq!(verified.report.records, 4000);
+        assert_eq!(verified.report.stored_bytes, report.stored_bytes);
+    }
 }
 
 #[test]

@@ -233,6 +233,8 @@ pub struct Keep {
     pub refuse_every: Option<u64>,
     pub fail_at: Option<u64>,
     pub resume: Resume,
+    /// Called with every number before it is kept.
+    pub look: Box<dyn Fn(u64) + Send + Sync>,
 }
 
 impl Default for Keep {
@@ -244,6 +246,7 @@ impl Default for Keep {
             refuse_every: None,
             fail_at: None,
             resume: Resume::Idempotent,
+            look: Box::new(|_| ()),
         }
     }
 }
@@ -293,6 +296,7 @@ impl PartWriter for &Keep {
         outcomes: &mut Outcomes,
     ) -> Result<(), Stop> {
         while let Some(n) = read_record(records)? {
+            (self.look)(n);
             if self.fail_at == Some(n) {
                 return Err(Failure::new(Party::Sink, format!("cannot keep {n}")).into());
             }

@@ -90,12 +90,12 @@ impl DumpOptions {
 pub(crate) fn check_workers(threads: usize, buffer_bytes: usize) -> Result<(), DumpError> {
     if !(1..=1024).contains(&threads) {
         return Err(DumpError::Usage(format!(
-            "{threads} threads: give 1 to 1024"
+            "{threads} threads: give --threads 1 to 1024"
         )));
     }
     if !(64 << 10..=1 << 30).contains(&buffer_bytes) {
         return Err(DumpError::Usage(format!(
-            "a buffer of {buffer_bytes} bytes: give 64KiB to 1GiB"
+            "a buffer of {buffer_bytes} bytes: give --buffer 64KiB to 1GiB"
         )));
     }
     Ok(())

@@ -150,7 +150,7 @@ pub(crate) fn chosen_parts(
     let all = parts.len() as u64;
     if from >= to || to > all {
         return Err(DumpError::Usage(format!(
-            "parts {from}..{to}: the dump has {all} parts, so give FROM..TO with FROM < TO <= {all}"
+            "parts {from}..{to}: the dump has {all} parts, so give --parts FROM..TO with FROM < TO <= {all}"
         )));
     }
     Ok(parts[from as usize..to as usize].to_vec())

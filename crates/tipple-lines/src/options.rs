@@ -26,7 +26,7 @@ impl LinesOptions {
         if self.part_bytes == 0 {
             return Err(Failure::new(
                 Party::Usage,
-                "a part of 0 bytes holds no line: give it at least 1 byte",
+                "a part of 0 bytes holds no line: give --part-size at least 1 byte",
             ));
         }
         if !(1..=Self::READ_BYTES_MAX).contains(&self.read_bytes) {

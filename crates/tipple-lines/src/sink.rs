@@ -369,7 +369,7 @@ fn exists(target: &Path) -> Failure {
     Failure::new(
         Party::Usage,
         format!(
-            "{} exists: remove it, name another file, or allow it to be overwritten",
+            "{} exists: remove it, name another file, or give --overwrite",
             target.display()
         ),
     )

@@ -87,7 +87,8 @@ impl CachemoverOptions {
     /// [`Party::Usage`], naming the option, its value and its range.
     pub fn validate(&self) -> Result<(), Failure> {
         if self.data_file_bytes_max == 0 {
-            let message = "a data file of at most 0 bytes holds nothing: give at least 1";
+            let message =
+                "a data file of at most 0 bytes holds nothing: give --chunk-size at least 1";
             return Err(Failure::new(Party::Usage, message));
         }
         let fits = |b: u8| b.is_ascii_alphanumeric() || b".:-".contains(&b);

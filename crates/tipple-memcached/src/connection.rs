@@ -61,7 +61,7 @@ pub enum ConnectionError {
     },
     /// The server closed it.
     #[error("memcached at {server} closed the connection{}", if *.greeted { "" } else {
-        " before it said its version: check that this is its text protocol (not only SASL or binary), and whether it wants TLS"
+        " before it said its version: check that this is its text protocol (not only SASL or binary), and whether it wants TLS (memcacheds://)"
     })]
     Closed {
         /// The server.
@@ -70,7 +70,7 @@ pub enum ConnectionError {
         greeted: bool,
     },
     /// The server kept silent for longer than the I/O timeout.
-    #[error("memcached at {server} kept silent for {} s while it owed an answer: check whether it hangs, or give a longer I/O timeout", .silence.as_secs_f32())]
+    #[error("memcached at {server} kept silent for {} s while it owed an answer: check whether it hangs, or give a longer --io-timeout", .silence.as_secs_f32())]
     Silent {
         /// The server.
         server: Server,
@@ -79,20 +79,24 @@ pub enum ConnectionError {
     },
     /// The server has no more connections to give.
     #[error(
-        "memcached at {server} has too many connections: raise its limit (-c), or use fewer threads"
+        "memcached at {server} has too many connections: raise its limit (-c), or give fewer --threads"
     )]
     Full {
         /// The server.
         server: Server,
     },
     /// The server wants to know who we are.
-    #[error("memcached at {server} wants a user and a password, and none were given")]
+    #[error(
+        "memcached at {server} wants a user and a password, and none were given: give --user and --password-file"
+    )]
     AuthNeeded {
         /// The server.
         server: Server,
     },
     /// The server does not know us.
-    #[error("memcached at {server} refused the user and password: {reply}")]
+    #[error(
+        "memcached at {server} refused the user and password ({reply}): check --user and --password-file"
+    )]
     AuthRefused {
         /// The server.
         server: Server,

@@ -158,7 +158,7 @@ fn examine(server: &Server, options: &MemcachedOptions) -> Result<Diagnosis, Con
         yes(hash),
         or(hash, Verdict::Limited),
         [
-            "before 1.6.9 a listing misses keys that are read meanwhile: several passes find more of them; better, upgrade",
+            "before 1.6.9 a listing misses keys that are read meanwhile: several passes (--listing all:3) find more of them; better, upgrade",
             "",
         ],
     );
@@ -217,7 +217,7 @@ fn examine(server: &Server, options: &MemcachedOptions) -> Result<Diagnosis, Con
         .to_owned(),
         or(!tls.is_some_and(|tls| tls.insecure), Verdict::Limited),
         [
-            "whose certificate it is was not checked: give a CA file",
+            "whose certificate it is was not checked: give --tls-ca instead of --tls-insecure",
             "",
         ],
     );

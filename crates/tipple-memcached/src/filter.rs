@@ -72,13 +72,13 @@ impl Filter {
             (true, true) => None,
             (true, false) => {
                 return Err(usage(format!(
-                    "{:?} is to be owned, but there is no ring: name all its hosts, in their order",
+                    "{:?} is to be owned, but there is no ring: name all its hosts, in their order, with --ring",
                     options.own[0]
                 )));
             }
             (false, true) => {
                 return Err(usage(
-                    "a ring without an owned host would keep nothing: name at least one of its hosts"
+                    "a ring without an owned host would keep nothing: name at least one of its hosts with --own"
                         .to_owned(),
                 ));
             }
@@ -86,7 +86,7 @@ impl Filter {
                 let ring = Ring::new(&options.ring, options.ring_bucket)?;
                 if let Some(stray) = options.own.iter().find(|host| !ring.hosts().contains(host)) {
                     return Err(usage(format!(
-                        "{stray:?} is not in the ring {}: name one of its hosts exactly as there",
+                        "{stray:?} is not in the ring {}: give --own one of its hosts exactly as there",
                         options.ring.join(",")
                     )));
                 }

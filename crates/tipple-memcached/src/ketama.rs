@@ -31,7 +31,7 @@ impl Ring {
     pub fn new<S: AsRef<str>>(hosts: &[S], bucket: usize) -> Result<Self, Failure> {
         if !(4..=BUCKET_MAX).contains(&bucket) || !bucket.is_multiple_of(4) {
             return Err(usage(format!(
-                "a ring bucket of {bucket} points: give a multiple of 4 from 4 to {BUCKET_MAX}"
+                "a ring bucket of {bucket} points: give --ring-buckets a multiple of 4 from 4 to {BUCKET_MAX}"
             )));
         }
         if !(1..=HOSTS_MAX).contains(&hosts.len()) {

@@ -149,7 +149,7 @@ impl KeySpace {
         Err(Failure::new(
             Party::Budget,
             format!(
-                "the key files need more than the key space of {} bytes: {keys} of about {curr_items} keys took {taken} bytes; give a key space of at least {would_do} bytes",
+                "the key files need more than the key space of {} bytes: {keys} of about {curr_items} keys took {taken} bytes; give --key-space at least {would_do}",
                 self.bytes_max
             ),
         ))
@@ -741,7 +741,7 @@ mod tests {
         let refusal = space.take(1, 50, 100).unwrap_err();
         assert_eq!(refusal.party(), Party::Budget);
         assert!(
-            refusal.to_string().ends_with("at least 3003 bytes"),
+            refusal.to_string().ends_with("--key-space at least 3003"),
             "{refusal}"
         );
     }

@@ -54,13 +54,13 @@ impl MemcachedOptions {
         let usage = |message: String| Err(Failure::new(Party::Usage, message));
         if self.connect_timeout < Duration::from_millis(1) {
             return usage(format!(
-                "a connect timeout of {:?} is too short: give at least 1 ms",
+                "a connect timeout of {:?} is too short: give --connect-timeout at least 1ms",
                 self.connect_timeout
             ));
         }
         if self.io_timeout < Duration::from_millis(100) {
             return usage(format!(
-                "an I/O timeout of {:?} is too short: give at least 100 ms",
+                "an I/O timeout of {:?} is too short: give --io-timeout at least 100ms",
                 self.io_timeout
             ));
         }

@@ -42,7 +42,7 @@ impl RetryOptions {
     /// [`Failure`] ([`Party::Usage`]) that names the option, its value and its range.
     pub fn validate(&self) -> Result<(), Failure> {
         if self.attempts_max == 0 {
-            let message = "0 attempts are none: give at least 1";
+            let message = "0 attempts are none: give --attempts at least 1";
             return Err(Failure::new(Party::Usage, message));
         }
         if self.pause > self.pause_max {

@@ -78,7 +78,7 @@ impl SourceOptions {
         let usage = |message: String| Err(Failure::new(Party::Usage, message));
         if !(KEY_FILE_BYTES_MIN..=KEY_FILE_BYTES_MAX).contains(&self.key_file_bytes) {
             return usage(format!(
-                "a key file size of {} bytes is out of range: give {KEY_FILE_BYTES_MIN} to {KEY_FILE_BYTES_MAX}",
+                "a key file size of {} bytes is out of range: give --key-file-size {KEY_FILE_BYTES_MIN} to {KEY_FILE_BYTES_MAX}",
                 self.key_file_bytes
             ));
         }
@@ -86,7 +86,7 @@ impl SourceOptions {
             && !(1..=Listing::PASSES_MAX).contains(&passes)
         {
             return usage(format!(
-                "{passes} passes over the keys are out of range: give 1 to {}",
+                "{passes} passes over the keys are out of range: give --listing all:1 to all:{}",
                 Listing::PASSES_MAX
             ));
         }

@@ -53,7 +53,10 @@ fn roots(options: &TlsOptions) -> Result<RootCertStore, String> {
         let found = rustls_native_certs::load_native_certs();
         roots.add_parsable_certificates(found.certs);
         if roots.is_empty() {
-            return Err("this system has no trusted certificates: give a CA file".to_owned());
+            return Err(
+                "this system has no trusted certificates: give a file of them with --tls-ca"
+                    .to_owned(),
+            );
         }
         return Ok(roots);
     };
@@ -78,7 +81,9 @@ pub(crate) fn explain(error: &rustls::Error) -> String {
             format!("{error}: it does not seem to speak TLS here")
         }
         rustls::Error::InvalidCertificate(_) => {
-            format!("{error}: give the CA file that signed it, or its server name")
+            format!(
+                "{error}: give the CA file that signed it with --tls-ca, or the name in it with --tls-name"
+            )
         }
         _ => error.to_string(),
     }

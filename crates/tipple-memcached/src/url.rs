@@ -77,7 +77,7 @@ pub enum UrlError {
     Scheme,
     /// `user:password@`.
     #[error(
-        "a memcached URL takes no user and password, since URLs end up in logs and process lists: give them by option, environment or file"
+        "a memcached URL takes no user and password, since URLs end up in logs and process lists: give --user and --password-file"
     )]
     Credentials,
     /// Nothing after the scheme.

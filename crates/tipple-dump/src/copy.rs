@@ -73,13 +73,13 @@ pub fn copy(
             sink.identity().kind,
         )));
     }
+    let estimate = source.check()?;
+    sink.check()?;
     let memory = memory_budget(
         job,
         options.memory_bytes(source, sink),
         options.memory_bytes_max,
     )?;
-    let estimate = source.check()?;
-    sink.check()?;
     // Plan objects live in a temporary folder for as long as the copy runs.
     let temporary = temporary_dir(options.spool_dir.as_deref())?;
     let url = format!("file:{}", temporary.path().display());

@@ -115,8 +115,9 @@ pub fn dump(
     options.validate()?;
     let _lock = store.lock()?;
     let head = find_head(source, store, options)?;
-    let memory = memory_budget(job, options.memory_bytes(source), options.memory_bytes_max)?;
+    // What planning holds may depend on what the source turns out to be.
     let estimate = source.check()?;
+    let memory = memory_budget(job, options.memory_bytes(source), options.memory_bytes_max)?;
     if head.is_none() {
         create_head(source, store, options)?;
     }

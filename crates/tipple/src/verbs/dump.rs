@@ -67,7 +67,6 @@ fn into_store(
 ) -> Result<u8, CliError> {
     let options = ready::dump_options(&args.job, &args.buffers, &args.shape)?;
     let rates = ready::job_rates(&args.job)?;
-    let story = memory_story(&options, source);
     if args.job.dry_run {
         let needs = tipple_dump::dry_run(source, &options)?;
         let disk = needs.stored_bytes_max + needs.plan_bytes_max;
@@ -77,19 +76,18 @@ fn into_store(
             records: needs.records,
             raw_bytes: needs.raw_bytes,
             memory_bytes: needs.memory_bytes,
-            memory: story,
+            memory: memory_story(&options, source),
             disk: (needs.raw_bytes > 0).then(|| (disk, disk_text(disk, store_url))),
         };
         return dry_run::tell(output, &expected, rates);
     }
-    if store_url.as_folder().is_some_and(|folder| !folder.exists()) {
-        // A mistyped source must not leave a new folder behind.
-        source.check()?;
-    }
+    // Before the store: a mistyped source must not leave a new folder behind. And before the budget is told: what planning
+    // holds may depend on what the source turns out to be.
+    source.check()?;
     let store = open_store(store_url, Access::Write)?;
     output.at_start([
         format!("dumping {url} to {store_url}"),
-        format!("memory budget {story}"),
+        format!("memory budget {}", memory_story(&options, source)),
     ]);
     let report = running::run("dump", rates, output, |job| {
         tipple_dump::dump(job, source, store.as_ref(), &options)

@@ -27,6 +27,8 @@ fn an_interrupted_dump_goes_on() {
     for signal in ["INT", "TERM"] {
         let (place, input) = place(32 << 20);
         let mut running = place.start(&SLOW);
+        // Before the plan is sealed there is nothing to go on with.
+        while running.wait_for("phase")["phase"] != "working" {}
         running.wait_for("part");
         running.signal(signal);
         running.wait_for("interrupted");

@@ -91,7 +91,7 @@ pub fn load(
             sink.identity().kind,
         )));
     }
-    let state = match (&options.state_dir, sink.resume()) {
+    let mut state = match (&options.state_dir, sink.resume()) {
         (None, _) => None,
         (Some(dir), Resume::Idempotent | Resume::PositionReadable) => {
             let name = dump
@@ -108,6 +108,10 @@ pub fn load(
     };
     let memory = memory_budget(job, options.memory_bytes(sink), options.memory_bytes_max)?;
     let chosen = chosen_parts(&dump, options.parts)?;
+    sink.check()?;
+    if let Some(state) = &mut state {
+        begin(job, state, sink)?;
+    }
     let loading = Loading {
         job,
         dump: &dump,
@@ -118,7 +122,6 @@ pub fn load(
         totals: Mutex::default(),
     };
     let todo = loading.begin(chosen)?;
-    sink.check()?;
     job.phase(Phase::Working);
     loading.workers(todo)?;
     job.phase(Phase::Finishing);
@@ -137,6 +140,19 @@ pub fn load(
         ..job.report("load")
     }
     .with_outcomes(&totals.outcomes))
+}
+
+fn begin(job: &Job, state: &mut LoadState, sink: &dyn Sink) -> Result<(), DumpError> {
+    let void = state.begin(sink)?;
+    if void > 0 {
+        // I7: a part is passed over only where it was applied.
+        job.tell(&Event::Warning {
+            message: format!(
+                "the sink was restarted or emptied since an earlier run of this load (parts that went with it: {void}): loading from the beginning"
+            ),
+        });
+    }
+    Ok(())
 }
 
 pub(crate) fn chosen_parts(

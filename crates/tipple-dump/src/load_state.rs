@@ -1,24 +1,36 @@
 //! How far a load is, kept outside the dump: the store may be read-only, and many may load from it.
 //!
-//! A text file of JSON lines: the first names the dump and the sink, every other one a part that was applied to its
-//! last record. A torn last line (the machine died while it was written) does not count.
+//! A text file of JSON lines: the first names the dump, the sink and the life of it, every other one a part that was
+//! applied to its last record. A torn last line (the machine died while it was written) does not count.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tipple_chunk::Sha256Digest;
-use tipple_flow::{Identity, Outcomes, PartName};
+use tipple_flow::{Identity, Outcomes, PartName, Sink};
 
 use crate::error::DumpError;
 
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Heading {
     dump: String,
     sink: Identity,
+    /// The life of the sink that the parts were applied to. Null in files that know of none.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    incarnation: Value,
+}
+
+impl Heading {
+    fn line(&self) -> String {
+        let mut line = serde_json::to_string(self).expect("plain values serialize");
+        line.push('\n');
+        line
+    }
 }
 
 /// A part that was applied.
@@ -35,20 +47,23 @@ pub(crate) struct Applied {
 pub(crate) struct LoadState {
     path: PathBuf,
     file: Mutex<File>,
+    heading: Heading,
+    /// Whether the heading is what the file begins with.
+    is_begun: bool,
     applied: BTreeMap<PartName, Applied>,
 }
 
 impl LoadState {
-    /// Opens the state of loading the dump named `dump` into `sink`, or begins it.
+    /// Opens the state of loading the dump named `dump` into `sink`, and locks it. [`LoadState::begin`] comes next.
     pub(crate) fn open(dir: &Path, dump: &str, sink: &Identity) -> Result<Self, DumpError> {
         fs::create_dir_all(dir).map_err(DumpError::disk("create", dir))?;
-        let heading = Heading {
+        let mut heading = Heading {
             dump: dump.to_owned(),
             sink: sink.clone(),
+            incarnation: Value::Null,
         };
-        let mut first = serde_json::to_string(&heading).expect("plain values serialize");
-        first.push('\n');
-        let name = Sha256Digest::of(first.as_bytes()).short();
+        // The lives of a sink share a file: only one of them can be gone on with.
+        let name = Sha256Digest::of(heading.line().as_bytes()).short();
         let path = dir.join(format!("load-{}.jsonl", &name[..16]));
         let mut file = OpenOptions::new()
             .read(true)
@@ -56,11 +71,12 @@ impl LoadState {
             .create(true)
             .open(&path)
             .map_err(DumpError::disk("open", &path))?;
-        file.try_lock().map_err(|_| {
-            DumpError::Usage(format!(
+        file.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => DumpError::Usage(format!(
                 "{} is in use by another load of the same dump into the same sink: wait for it, or give another --state",
                 path.display()
-            ))
+            )),
+            TryLockError::Error(error) => DumpError::disk("lock", &path)(error),
         })?;
         let mut text = String::new();
         file.read_to_string(&mut text)
@@ -68,32 +84,50 @@ impl LoadState {
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         let mut lines = text[..whole].lines();
         let mut applied = BTreeMap::new();
-        match lines.next() {
-            Some(line) if line == first.trim_end() => {
-                for line in lines {
-                    let part: Applied = serde_json::from_str(line).map_err(|error| {
-                        DumpError::Usage(format!(
-                            "{} is not a state file that tipple wrote ({error}): remove it to load from the beginning",
-                            path.display()
-                        ))
-                    })?;
-                    applied.insert(part.part.clone(), part);
-                }
-                file.set_len(whole as u64)
-                    .map_err(DumpError::disk("repair", &path))?;
+        let found = lines
+            .next()
+            .and_then(|line| serde_json::from_str::<Heading>(line).ok())
+            .filter(|found| found.dump == heading.dump && found.sink == heading.sink);
+        let is_begun = found.is_some();
+        if let Some(found) = found {
+            heading = found;
+            for line in lines {
+                let part: Applied = serde_json::from_str(line).map_err(|error| {
+                    DumpError::Usage(format!(
+                        "{} is not a state file that tipple wrote ({error}): remove it to load from the beginning",
+                        path.display()
+                    ))
+                })?;
+                applied.insert(part.part.clone(), part);
             }
-            _ => {
-                file.set_len(0).map_err(DumpError::disk("begin", &path))?;
-                file.write_all(first.as_bytes())
-                    .map_err(DumpError::disk("write", &path))?;
-                file.sync_all().map_err(DumpError::disk("sync", &path))?;
-            }
+            file.set_len(whole as u64)
+                .map_err(DumpError::disk("repair", &path))?;
         }
         Ok(Self {
             path,
             file: Mutex::new(file),
+            heading,
+            is_begun,
             applied,
         })
+    }
+
+    /// Goes on with what earlier runs applied to the life that `sink` is in, or begins anew if they met another one.
+    /// Returns how many applied parts are void by that. `sink` was checked.
+    pub(crate) fn begin(&mut self, sink: &dyn Sink) -> Result<u64, DumpError> {
+        if self.is_begun && sink.is_same(&self.heading.incarnation)? {
+            return Ok(0);
+        }
+        self.heading.incarnation = sink.incarnation()?;
+        let file = self.file.get_mut().unwrap_or_else(PoisonError::into_inner);
+        file.set_len(0)
+            .map_err(DumpError::disk("begin", &self.path))?;
+        file.write_all(self.heading.line().as_bytes())
+            .map_err(DumpError::disk("write", &self.path))?;
+        file.sync_all()
+            .map_err(DumpError::disk("sync", &self.path))?;
+        self.is_begun = true;
+        Ok(std::mem::take(&mut self.applied).len() as u64)
     }
 
     /// The parts that earlier runs applied.

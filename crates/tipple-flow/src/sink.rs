@@ -22,7 +22,8 @@ pub enum Resume {
 
 /// A live system that is written to. Shared by all workers of a job.
 ///
-/// A job calls [`check`](Sink::check) once; [`open`](Sink::open) once per worker, and that writer's
+/// A job calls [`check`](Sink::check) once; if it keeps its state, [`is_same`](Sink::is_same) or
+/// [`incarnation`](Sink::incarnation); [`open`](Sink::open) once per worker, and that writer's
 /// [`write_part`](PartWriter::write_part) for part after part; [`finish`](Sink::finish) once all parts are applied.
 pub trait Sink: Send + Sync {
     /// What this sink is.
@@ -46,6 +47,25 @@ pub trait Sink: Send + Sync {
     /// # Errors
     /// [`Stop::Failed`] if it cannot be reached or cannot be written.
     fn check(&self) -> Result<(), Stop>;
+
+    /// The life of the system, as [`check`](Sink::check) found it, that parts are applied to: what it holds is gone with
+    /// it. Kept in the state of a load. Null for what has no lives. Never a secret.
+    ///
+    /// # Errors
+    /// [`Stop::Failed`] if the system does not tell.
+    fn incarnation(&self) -> Result<Value, Stop> {
+        Ok(Value::Null)
+    }
+
+    /// Whether the system, as [`check`](Sink::check) found it, is still in the life that `incarnation` speaks of. If
+    /// not, the job says so and applies every part again: what was applied to another life is not there.
+    ///
+    /// # Errors
+    /// [`Stop::Failed`] if the system does not tell.
+    fn is_same(&self, incarnation: &Value) -> Result<bool, Stop> {
+        let _ = incarnation;
+        Ok(true)
+    }
 
     /// Opens a writer for one worker. `gate` tells it when the job is cancelled.
     ///

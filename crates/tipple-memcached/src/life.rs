@@ -4,7 +4,7 @@ use tipple_budget::Gate;
 use tipple_flow::{Failure, Party, Stop};
 
 use crate::connection::{Connection, ConnectionError};
-use crate::stats::Stats;
+use crate::stats::{Incarnation, Stats};
 use crate::url::Server;
 
 /// Two runs of a process with the same number (1, in a container) began further apart than this.
@@ -32,6 +32,16 @@ impl Life {
         })
     }
 
+    /// The same for what outlives this process.
+    pub fn incarnation(&self, server: &Server) -> Incarnation {
+        Incarnation {
+            server: server.to_string(),
+            pid: self.pid,
+            started: self.started,
+            cmd_flush: self.flushes,
+        }
+    }
+
     /// # Errors
     /// [`Party::Sink`] if `now` is of another run, or the server was flushed: what it held before is gone, and so is a
     /// part of the load.
@@ -46,7 +56,7 @@ impl Life {
         Err(Failure::new(
             Party::Sink,
             format!(
-                "memcached at {server} was {what} during the load, and what was loaded into it is gone: begin the load anew"
+                "memcached at {server} was {what} during the load, and what was loaded into it is gone: run the same load again"
             ),
         )
         .into())

@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tipple_budget::Gate;
 use tipple_flow::{
@@ -18,6 +19,7 @@ use crate::lane::{Lane, Target};
 use crate::life::Life;
 use crate::options::MemcachedOptions;
 use crate::retry::Retry;
+use crate::stats::Incarnation;
 use crate::url::{MemcachedUrl, Server};
 
 /// The smallest window.
@@ -137,6 +139,14 @@ impl MemcachedSink {
             .clone()
     }
 
+    fn incarnations(&self) -> Vec<Incarnation> {
+        let servers = self.url.servers().iter();
+        servers
+            .zip(self.lives())
+            .map(|(server, life)| life.incarnation(server))
+            .collect()
+    }
+
     /// What the server says of itself, and that it can be written. One attempt.
     fn look(&self, server: &Server) -> Result<Life, ConnectionError> {
         let mut connection = Connection::connect(server, &self.options, None)?;
@@ -212,6 +222,21 @@ impl Sink for MemcachedSink {
             .map_err(|error| error.into_stop(Party::Sink))?;
         *self.lives.lock().unwrap_or_else(PoisonError::into_inner) = lives;
         Ok(())
+    }
+
+    /// `{"servers": [{"server", "pid", "started", "cmd_flush"}]}`, in the order of the URL: stable.
+    fn incarnation(&self) -> Result<Value, Stop> {
+        Ok(json!({ "servers": self.incarnations() }))
+    }
+
+    fn is_same(&self, incarnation: &Value) -> Result<bool, Stop> {
+        let now = self.incarnations();
+        let Ok(before) = Vec::<Incarnation>::deserialize(&incarnation["servers"]) else {
+            return Ok(false);
+        };
+        let mut pairs = before.iter().zip(&now);
+        Ok(before.len() == now.len()
+            && pairs.all(|(before, now)| before.server == now.server && before.check(now).is_ok()))
     }
 
     fn open<'a>(&'a self, gate: &'a Gate) -> Result<Box<dyn PartWriter + 'a>, Stop> {

@@ -1,8 +1,9 @@
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 use tipple_dump::{
-    CopyOptions, DumpError, ErrorKind, Job, LoadOptions, PruneOptions, copy, dump, list, load,
-    prune,
+    CopyOptions, DumpError, ErrorKind, Event, Job, LoadOptions, PruneOptions, copy, dump, list,
+    load, prune,
 };
 use tipple_flow::Resume;
 
@@ -175,6 +176,120 @@ fn a_load_broken_off_goes_on_after_the_last_whole_part() {
     };
     let error = load(&Job::default(), store.as_ref(), &restart_only, &options).unwrap_err();
     assert!(error.to_string().contains("--state"), "{error}");
+}
+
+#[test]
+fn a_load_into_another_life_of_the_sink_begins_anew() {
+    let store = memory_store("load-life");
+    let source = Numbers::new(1000, 100);
+    dump(&Job::default(), &source, store.as_ref(), &small(2)).unwrap();
+    let state = tempfile::tempdir().unwrap();
+    let options = LoadOptions {
+        threads: 1,
+        state_dir: Some(state.path().to_owned()),
+        ..LoadOptions::default()
+    };
+    let warnings = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&warnings);
+    let job = || {
+        let told = Arc::clone(&told);
+        Job::default().on_event(move |event| {
+            if let Event::Warning { message } = event {
+                told.lock().unwrap().push(message.clone());
+            }
+        })
+    };
+    let mut keep = Keep::default();
+    // A life that ended before it had a whole part is nothing to speak of.
+    for (life, fail_at) in [(1, 50), (2, 555), (3, 155)] {
+        keep.life.store(life, Ordering::Relaxed);
+        keep.numbers.lock().unwrap().clear();
+        keep.fail_at = Some(fail_at);
+        load(&job(), store.as_ref(), &keep, &options).unwrap_err();
+    }
+    assert_eq!(
+        *warnings.lock().unwrap(),
+        [
+            "the sink was restarted or emptied since an earlier run of this load (parts that went with it: 5): loading from the beginning"
+        ]
+    );
+    // The same life again: the parts that it has are passed over, and only those.
+    keep.fail_at = None;
+    keep.numbers.lock().unwrap().retain(|n, _| *n < 100);
+    let report = load(&job(), store.as_ref(), &keep, &options).unwrap();
+    assert_eq!(keep.numbers(), source.expected());
+    assert_eq!(report.records, 1000);
+    assert_eq!(warnings.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn a_state_file_that_does_not_name_the_life_is_not_believed() {
+    let store = memory_store("load-no-life");
+    let source = Numbers::new(300, 100);
+    dump(&Job::default(), &source, store.as_ref(), &small(2)).unwrap();
+    let state = tempfile::tempdir().unwrap();
+    let options = LoadOptions {
+        threads: 1,
+        state_dir: Some(state.path().to_owned()),
+        ..LoadOptions::default()
+    };
+    let mut keep = Keep {
+        fail_at: Some(150),
+        ..Keep::default()
+    };
+    load(&Job::default(), store.as_ref(), &keep, &options).unwrap_err();
+    let file = std::fs::read_dir(&state).unwrap().next().unwrap().unwrap();
+    let text = std::fs::read_to_string(file.path()).unwrap();
+    let without = text.replace(r#","incarnation":1"#, "");
+    assert_ne!(text, without);
+    std::fs::write(file.path(), without).unwrap();
+    keep.fail_at = None;
+    keep.numbers.lock().unwrap().clear();
+    load(&Job::default(), store.as_ref(), &keep, &options).unwrap();
+    assert_eq!(keep.numbers(), source.expected());
+}
+
+#[test]
+fn one_state_is_for_one_load_at_a_time() {
+    let store = memory_store("load-locked");
+    let source = Numbers::new(300, 100);
+    dump(&Job::default(), &source, store.as_ref(), &small(2)).unwrap();
+    let state = tempfile::tempdir().unwrap();
+    let options = LoadOptions {
+        threads: 1,
+        state_dir: Some(state.path().to_owned()),
+        ..LoadOptions::default()
+    };
+    let (again, other) = (Arc::clone(&store), options.clone());
+    let refusals = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&refusals);
+    let keep = Keep {
+        look: Box::new(move |n| {
+            if n == 150 {
+                let second = Keep::default();
+                let refused = load(&Job::default(), again.as_ref(), &second, &other).unwrap_err();
+                assert!(second.numbers().is_empty());
+                told.lock()
+                    .unwrap()
+                    .push((refused.kind(), refused.to_string()));
+            }
+        }),
+        ..Keep::default()
+    };
+    load(&Job::default(), store.as_ref(), &keep, &options).unwrap();
+    assert_eq!(
+        keep.numbers(),
+        source.expected(),
+        "the first is none the worse"
+    );
+    let refusals = refusals.lock().unwrap();
+    let (kind, text) = &refusals[0];
+    assert_eq!(*kind, ErrorKind::Usage);
+    assert!(
+        text.starts_with(state.path().to_str().unwrap())
+            && text.ends_with("is in use by another load of the same dump into the same sink: wait for it, or give another --state"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -233,6 +233,8 @@ pub struct Keep {
     pub refuse_every: Option<u64>,
     pub fail_at: Option<u64>,
     pub resume: Resume,
+    /// What it keeps is gone with its life.
+    pub life: AtomicU64,
     /// Called with every number before it is kept.
     pub look: Box<dyn Fn(u64) + Send + Sync>,
 }
@@ -246,6 +248,7 @@ impl Default for Keep {
             refuse_every: None,
             fail_at: None,
             resume: Resume::Idempotent,
+            life: AtomicU64::new(1),
             look: Box::new(|_| ()),
         }
     }
@@ -282,6 +285,12 @@ impl Sink for Keep {
     }
     fn check(&self) -> Result<(), Stop> {
         Ok(())
+    }
+    fn incarnation(&self) -> Result<Value, Stop> {
+        Ok(json!(self.life.load(Ordering::Relaxed)))
+    }
+    fn is_same(&self, incarnation: &Value) -> Result<bool, Stop> {
+        Ok(*incarnation == self.incarnation()?)
     }
     fn open<'a>(&'a self, _: &'a Gate) -> Result<Box<dyn PartWriter + 'a>, Stop> {
         Ok(Box::new(self))

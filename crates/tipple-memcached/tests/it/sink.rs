@@ -533,6 +533,28 @@ fn a_server_that_comes_back_empty_ends_the_load() {
 }
 
 #[test]
+fn a_life_is_told_from_another() {
+    let (a, mut b) = (Memcached::start(&[]), Memcached::start(&[]));
+    let life = |servers: &[&Memcached]| sink_of(url(servers), SinkOptions::default());
+    let first = life(&[&a, &b]);
+    let incarnation = first.incarnation().unwrap();
+    assert_eq!(incarnation["servers"].as_array().unwrap().len(), 2);
+    assert!(first.is_same(&incarnation).unwrap());
+    // Another process of ours meets the same life, whatever was loaded meanwhile.
+    load(&first, &some_items(10, 10, 1));
+    assert!(life(&[&a, &b]).is_same(&incarnation).unwrap());
+    assert!(!life(&[&a]).is_same(&incarnation).unwrap());
+    assert!(!first.is_same(&serde_json::Value::Null).unwrap());
+    assert!(!first.is_same(&serde_json::json!({"servers": []})).unwrap());
+    b.restart();
+    let second = life(&[&a, &b]);
+    assert!(!second.is_same(&incarnation).unwrap());
+    let incarnation = second.incarnation().unwrap();
+    a.peer().ask("flush_all");
+    assert!(!life(&[&a, &b]).is_same(&incarnation).unwrap());
+}
+
+#[test]
 fn a_cancel_ends_the_load() {
     let server = Memcached::start(&["-m", "64"]);
     let sink = sink_of(server.url(), SinkOptions::default());

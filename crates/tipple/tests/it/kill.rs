@@ -126,3 +126,35 @@ fn a_load_killed_after_any_part_goes_on() {
         RawMemcached::connect(&b).command("flush_all");
     }
 }
+
+#[test]
+fn a_load_killed_goes_on_from_the_beginning_if_its_target_came_back_empty() {
+    let (a, mut b) = (Memcached::start(&[]), Memcached::start(&[]));
+    RawMemcached::connect(&a).fill(ITEMS);
+    let dir = tempfile::tempdir().unwrap();
+    let (dump, state) = (path(&dir, "dump"), path(&dir, "state"));
+    exits(0, &["dump", &url(&a), &dump, "--key-file-size", "8KiB"]);
+    let target = url(&b);
+    let args = ["load", &dump, &target, "--state", &state, "--threads", "1"];
+    let killed = tipple(&args)
+        .env("TIPPLE_KILL_AT", "applied:2")
+        .output()
+        .unwrap();
+    assert_eq!(
+        killed.status.signal(),
+        Some(9),
+        "build with --features tipple/failpoints"
+    );
+    b.restart_same_port();
+    let again = tipple(&args).output().unwrap();
+    let said = String::from_utf8_lossy(&again.stderr);
+    assert_eq!(again.status.code(), Some(0), "{said}");
+    assert!(
+        said.contains("(parts that went with it: 1): loading from the beginning"),
+        "{said}"
+    );
+    assert_eq!(RawMemcached::connect(&b).stat("curr_items"), ITEMS);
+    let whole = path(&dir, "whole");
+    exits(0, &["dump", &target, &whole]);
+    assert_eq!(items(&whole), items(&dump));
+}

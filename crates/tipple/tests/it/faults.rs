@@ -1,6 +1,7 @@
 //! Servers that die, restart and forget in the middle; disks that fill up; many clients at once.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,6 +10,7 @@ use tipple_testkit::{Memcached, RawMemcached, Tmpfs};
 use crate::whole_job::{assert_filled, exits, items, path, tipple, url};
 
 /// Starts a dump that stops for ever at a fail point, and waits until it is there.
+#[expect(clippy::zombie_processes, reason = "its callers wait for it")]
 fn paused_at(point: &str, args: &[&str]) -> (Child, BufReader<std::process::ChildStderr>) {
     let mut child = tipple(args)
         .env("TIPPLE_PAUSE_AT", point)
@@ -178,6 +180,72 @@ fn two_processes_and_one_dump() {
     assert_filled(&dump, 100);
 }
 
+#[test]
+fn two_processes_and_one_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let (dump, state) = (path(&dir, "dump"), path(&dir, "state"));
+    let (a, b) = (Memcached::start(&[]), Memcached::start(&[]));
+    RawMemcached::connect(&a).fill(100);
+    exits(0, &["dump", &url(&a), &dump]);
+    let target = url(&b);
+    let args = ["load", &dump, &target, "--state", &state];
+    let (mut first, _stderr) = paused_at("applied:1", &args);
+    let second = tipple(&args).output().unwrap();
+    assert_eq!(second.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(
+        said.starts_with(&format!("error: {state}/"))
+            && said.ends_with("is in use by another load of the same dump into the same sink: wait for it, or give another --state\n"),
+        "{said}"
+    );
+    first.kill().unwrap();
+    first.wait().unwrap();
+    exits(0, &args);
+    assert_eq!(RawMemcached::connect(&b).stat("curr_items"), 100);
+}
+
+#[test]
+fn a_dump_that_cannot_be_written_leaves_the_server_alone() {
+    let server = Memcached::start(&[]);
+    let mut peer = RawMemcached::connect(&server);
+    peer.fill(6000);
+    let disk = Tmpfs::mount(64 << 20);
+    let at = |name: &str| disk.path().join(name).to_str().unwrap().to_owned();
+    let url = url(&server);
+    let killed = tipple(&["dump", &url, &at("begun")])
+        .env("TIPPLE_KILL_AT", "committing:1")
+        .output()
+        .unwrap();
+    assert_eq!(killed.status.signal(), Some(9));
+    std::fs::create_dir(at("empty")).unwrap();
+    let remount = |how: &str| {
+        let mut command = std::process::Command::new("mount");
+        command.args(["-o", &format!("remount,{how}")]);
+        assert!(command.arg(disk.path()).status().unwrap().success());
+    };
+    remount("ro");
+    let written = peer.stat("bytes_written");
+    for name in ["begun", "empty", "new"] {
+        let ran = tipple(&["dump", &url, &at(name)]).output().unwrap();
+        let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert_eq!(ran.status.code(), Some(11), "{name}: {said}");
+        assert_eq!(said.lines().count(), 1, "{name}: {said}");
+        assert!(
+            said.starts_with("error: cannot ")
+                && said.contains(&at(name))
+                && said.contains("read-only file system"),
+            "{name}: {said}"
+        );
+    }
+    // Its statistics were asked for; its keys, which are more than this, were not.
+    let written = peer.stat("bytes_written") - written;
+    assert!(written < 64 << 10, "it sent {written} bytes");
+    remount("rw");
+    exits(0, &["dump", &url, &at("begun")]);
+    assert_filled(&at("begun"), 6000);
+}
+
 /// The fault of every tool before: under traffic that bumps items, keys were missed by the thousand.
 #[test]
 fn a_million_items_under_traffic_while_the_table_grows() {
@@ -206,7 +274,7 @@ fn a_million_items_under_traffic_while_the_table_grows() {
                         .get(format!("stable:{stable:07}").as_bytes())
                         .expect("a stable item");
                     assert!(item.value == stable.to_le_bytes());
-                    if n % 8 == 0 {
+                    if n.is_multiple_of(8) {
                         raw.set(
                             format!("moving:{client}:{}", n >> 40).as_bytes(),
                             b"moving",

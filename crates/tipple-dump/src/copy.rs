@@ -2,17 +2,18 @@
 
 use std::path::PathBuf;
 use std::sync::Mutex;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 
 use tipple_budget::{Budget, BufferPool, Cancelled, Permit};
 use tipple_flow::{
-    Block, Drain, Failure, FrameSource, Outcomes, PartName, PartWriter, Party, RecordReader,
-    RecordWriter, Sink, Source, Stop, Written,
+    Block, Failure, FrameSource, Outcomes, PartName, PartWriter, Party, RecordReader, Sink, Source,
+    Stop, Written,
 };
 use tipple_store::{Access, Store, open_store};
 
 use crate::dump::{FirstFailure, check_workers, memory_budget, temporary_dir};
 use crate::error::DumpError;
+use crate::filling::{self, MESSAGES_MAX, Message};
 use crate::job::{Event, Job, Phase, Report, bump};
 use crate::layout::{self, SealedPart};
 use crate::ledger::Ledger;
@@ -162,7 +163,7 @@ impl Copying<'_> {
         let fail = |error| failure.set(error);
         let planned = std::thread::scope(|scope| {
             for (pool, permit) in lanes {
-                let (to_sink, messages) = sync_channel(4);
+                let (to_sink, messages) = sync_channel(MESSAGES_MAX);
                 let (ready, fail) = (&ready, &fail);
                 scope.spawn(move || {
                     let _permit = permit;
@@ -171,7 +172,11 @@ impl Copying<'_> {
                     }
                 });
                 scope.spawn(move || {
-                    if let Err(error) = self.fill(ready, &pool, &to_sink) {
+                    let begin = |part: &SealedPart| part.name.clone();
+                    let (source, plans) = (self.source, self.plans);
+                    if let Err(error) =
+                        filling::fill(gate, source, plans, ready, &pool, &to_sink, begin)
+                    {
                         fail(error);
                     }
                 });
@@ -192,34 +197,7 @@ impl Copying<'_> {
         failure.into_result(planned)
     }
 
-    fn fill(
-        &self,
-        ready: &Ledger<SealedPart>,
-        pool: &BufferPool,
-        to_sink: &SyncSender<Message>,
-    ) -> Result<(), DumpError> {
-        let gate = self.job.gate();
-        let mut reader = None;
-        while let Some(planned) = ready.take(gate)? {
-            let reader = match &mut reader {
-                Some(reader) => reader,
-                None => reader.insert(self.source.open()?),
-            };
-            let mut drain = ToSink { to_sink };
-            drain.send(Message::Begin(planned.name.clone()))?;
-            let part = crate::lane::StoredPart::new(self.plans, &planned);
-            let mut outcomes = Outcomes::default();
-            let mut out = RecordWriter::new(gate, pool, &mut drain);
-            let read = reader
-                .read_part(&part, &mut out, &mut outcomes)
-                .and_then(|()| out.finish());
-            let written = part.result(read)?;
-            drain.send(Message::End(written, outcomes))?;
-        }
-        Ok(())
-    }
-
-    fn apply(&self, messages: Receiver<Message>) -> Result<(), DumpError> {
+    fn apply(&self, messages: Receiver<Message<PartName>>) -> Result<(), DumpError> {
         let gate = self.job.gate();
         let mut writer = None;
         while let Ok(message) = messages.recv() {
@@ -239,7 +217,7 @@ impl Copying<'_> {
         &self,
         writer: &mut (dyn PartWriter + '_),
         part: &PartName,
-        messages: &Receiver<Message>,
+        messages: &Receiver<Message<PartName>>,
     ) -> Result<(), DumpError> {
         let mut frames = BlockFrames {
             job: self.job,
@@ -287,43 +265,11 @@ impl Copying<'_> {
     }
 }
 
-/// What goes from the filling thread to the applying one.
-enum Message {
-    Begin(PartName),
-    Block(Block),
-    End(Written, Outcomes),
-}
-
-struct ToSink<'a> {
-    to_sink: &'a SyncSender<Message>,
-}
-
-impl ToSink<'_> {
-    fn send(&self, message: Message) -> Result<(), Stop> {
-        // The other end is gone only after a failure, which it has reported.
-        self.to_sink.send(message).map_err(|_| Cancelled.into())
-    }
-}
-
-impl Drain for ToSink<'_> {
-    fn block(&mut self, block: Block) -> Result<(), Stop> {
-        self.send(Message::Block(block))
-    }
-
-    fn restart(&mut self) -> Result<(), Stop> {
-        Err(Failure::new(
-            Party::Source,
-            "the source broke off in the middle of a record that was being copied; what was applied stays: run the same command again, or dump and load instead, which can go on in the middle",
-        )
-        .into())
-    }
-}
-
 /// The frames of a part that is being written on the other thread. They never left this process's memory, so there is
 /// no checksum to verify.
 struct BlockFrames<'a> {
     job: &'a Job,
-    messages: &'a Receiver<Message>,
+    messages: &'a Receiver<Message<PartName>>,
     block: Option<Block>,
     frame: usize,
     ended: Option<(Written, Outcomes)>,
@@ -348,6 +294,7 @@ impl FrameSource for BlockFrames<'_> {
             match self.messages.recv() {
                 Ok(Message::Block(block)) => (self.block, self.frame) = (Some(block), 0),
                 Ok(Message::End(written, outcomes)) => self.ended = Some((written, outcomes)),
+                Ok(Message::Restart) => return Err(broke_off().into()),
                 Ok(Message::Begin(_)) => unreachable!("a part begins inside another"),
                 Err(_) => return Err(Cancelled.into()),
             }
@@ -360,4 +307,12 @@ impl FrameSource for BlockFrames<'_> {
             .and_then(|block| block.frame(self.frame))
             .map_or(&[], |(bytes, _)| bytes)
     }
+}
+
+/// What was applied of a part cannot be taken back.
+fn broke_off() -> Failure {
+    Failure::new(
+        Party::Source,
+        "the source broke off in the middle of a record that was being copied; what was applied stays: run the same command again, or dump and load instead, which can go on in the middle",
+    )
 }

@@ -1,27 +1,29 @@
 //! The verb `dump`: from a live system into a store.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tipple_budget::{Budget, BufferPool, Gate, Permit};
 use tipple_chunk::{Codec, Content, Encoder};
 use tipple_flow::{Estimate, FRAME_BYTES_MAX, Source};
 use tipple_store::Store;
 
-use crate::committer::{self, Work};
+use crate::committer::{self, OpenPart, Work};
 use crate::error::DumpError;
 use crate::failpoint::failpoint;
+use crate::filling::{self, MESSAGES_MAX};
 use crate::job::{Event, Job, Phase, Report, bump};
-use crate::lane::{self, Sealer};
 use crate::layout::{
     self, ContentVersion, FORMAT_MAJOR, FORMAT_MINOR, Format, Head, PartRecord, Sealed, Shaping,
 };
 use crate::ledger::Ledger;
 use crate::planning::{self, Planning};
+use crate::sealer::Sealer;
 use crate::sums::Sums;
 
 /// How a dump is made.
@@ -471,7 +473,7 @@ impl Run<'_> {
 
         let sealed = std::thread::scope(|scope| {
             for (lane, (pool, mut encoder, permit)) in lanes.into_iter().enumerate() {
-                let (to_encoder, messages) = sync_channel(4);
+                let (to_encoder, messages) = sync_channel(MESSAGES_MAX);
                 let sealer = Sealer {
                     job: self.job,
                     lane,
@@ -479,6 +481,7 @@ impl Run<'_> {
                     chunk_bytes_max: self.options.chunk_bytes_max,
                     staging_dir: self.staging_dir,
                     work: to_committers.clone(),
+                    begun: Cell::new(0),
                 };
                 let (ready, fail) = (&ready, &fail);
                 scope.spawn(move || {
@@ -488,8 +491,15 @@ impl Run<'_> {
                     }
                 });
                 scope.spawn(move || {
-                    let filled =
-                        lane::fill(gate, self.source, self.store, ready, &pool, &to_encoder);
+                    let filled = filling::fill(
+                        gate,
+                        self.source,
+                        self.store,
+                        ready,
+                        &pool,
+                        &to_encoder,
+                        |part| Arc::new(OpenPart::new(part.clone())),
+                    );
                     if let Err(error) = filled {
                         fail(error);
                     }

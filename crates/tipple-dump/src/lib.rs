@@ -25,8 +25,8 @@ mod dump;
 mod error;
 mod estimate;
 mod failpoint;
+mod filling;
 mod job;
-mod lane;
 pub mod layout;
 mod ledger;
 mod list;
@@ -36,6 +36,7 @@ mod open_dump;
 mod part_frames;
 mod planning;
 mod prune;
+mod sealer;
 mod sums;
 mod verify;
 

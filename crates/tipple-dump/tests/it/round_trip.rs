@@ -258,6 +258,26 @@ fn copy_goes_straight_across() {
 }
 
 #[test]
+fn a_copy_cannot_take_back_what_was_applied() {
+    let source = Numbers {
+        restarts: true,
+        ..Numbers::new(1000, 100)
+    };
+    let error = copy(
+        &Job::default(),
+        &source,
+        &Keep::default(),
+        &CopyOptions::default(),
+    )
+    .unwrap_err();
+    assert_eq!(error.kind(), tipple_dump::ErrorKind::Live);
+    assert!(
+        error.to_string().contains("broke off in the middle"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_dry_run_changes_nothing_and_a_budget_too_small_is_refused_with_the_number() {
     let source = Numbers::new(1000, 100);
     let run = dry_run(&source, &small(2)).unwrap();

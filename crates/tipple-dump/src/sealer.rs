@@ -1,124 +1,21 @@
-//! A lane: one worker with two buffers. One thread lets the source fill them, another encodes what is filled.
+//! The encoding side of a lane: makes chunks of the buffers that the filling side sends.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::Receiver;
 
-use tipple_budget::{BufferPool, Cancelled, Gate};
 use tipple_chunk::{ChunkWriter, Content, Encoder, FrameMark};
-use tipple_flow::{Block, Drain, FrameSpan, Outcomes, Position, RecordWriter, Stop, Written};
-use tipple_store::Store;
+use tipple_flow::{FrameSpan, Outcomes, Position, Written};
 
 use crate::committer::{OpenPart, Work, WorkSender};
 use crate::error::DumpError;
 use crate::failpoint::failpoint;
+use crate::filling::Message;
 use crate::job::{Job, bump};
-use crate::layout::SealedPart;
-use crate::ledger::Ledger;
 
-/// What goes from the filling thread to the encoding one. Bounded by the two buffers and the channel's capacity.
-pub(crate) enum Message {
-    Begin(Arc<OpenPart>),
-    Block(Block),
-    Restart,
-    End(Written, Outcomes),
-}
-
-/// The filling side of a lane: the drain of its record writer.
-struct ToEncoder<'a> {
-    encoder: &'a SyncSender<Message>,
-}
-
-impl ToEncoder<'_> {
-    fn send(&self, message: Message) -> Result<(), Stop> {
-        // The other end is gone only after a failure, which it has reported.
-        self.encoder.send(message).map_err(|_| Cancelled.into())
-    }
-}
-
-impl Drain for ToEncoder<'_> {
-    fn block(&mut self, block: Block) -> Result<(), Stop> {
-        failpoint!("fetching");
-        self.send(Message::Block(block))
-    }
-    fn restart(&mut self) -> Result<(), Stop> {
-        self.send(Message::Restart)
-    }
-}
-
-/// Lets the source write part after part, until there are none left.
-pub(crate) fn fill(
-    gate: &Gate,
-    source: &dyn tipple_flow::Source,
-    store: &dyn Store,
-    ledger: &Ledger<SealedPart>,
-    pool: &BufferPool,
-    encoder: &SyncSender<Message>,
-) -> Result<(), DumpError> {
-    let mut reader = None;
-    while let Some(planned) = ledger.take(gate)? {
-        // Opened with the first part, so that a worker without work does not burden the source.
-        let reader = match &mut reader {
-            Some(reader) => reader,
-            None => reader.insert(source.open()?),
-        };
-        let part = StoredPart::new(store, &planned);
-        let mut drain = ToEncoder { encoder };
-        drain.send(Message::Begin(Arc::new(OpenPart::new(planned.clone()))))?;
-        let mut outcomes = Outcomes::default();
-        let mut out = RecordWriter::new(gate, pool, &mut drain);
-        let read = reader
-            .read_part(&part, &mut out, &mut outcomes)
-            .and_then(|()| out.finish());
-        let written = part.result(read)?;
-        drain.send(Message::End(written, outcomes))?;
-    }
-    Ok(())
-}
-
-/// A planned part whose plan object is in the store.
-pub(crate) struct StoredPart<'a> {
-    store: &'a dyn Store,
-    planned: &'a SealedPart,
-    error: RefCell<Option<DumpError>>,
-}
-
-impl<'a> StoredPart<'a> {
-    pub(crate) fn new(store: &'a dyn Store, planned: &'a SealedPart) -> Self {
-        Self {
-            store,
-            planned,
-            error: RefCell::new(None),
-        }
-    }
-
-    /// What reading the part came to: the store's own error, where the source was only told that it was cancelled.
-    pub(crate) fn result<T>(self, read: Result<T, Stop>) -> Result<T, DumpError> {
-        match self.error.into_inner() {
-            Some(error) => Err(error),
-            None => Ok(read?),
-        }
-    }
-}
-
-impl tipple_flow::Part for StoredPart<'_> {
-    fn name(&self) -> &tipple_flow::PartName {
-        &self.planned.name
-    }
-    fn open(&self) -> Result<Box<dyn tipple_flow::PlanRead>, Stop> {
-        match self.store.open(&self.planned.object()) {
-            Ok(object) => Ok(Box::new(object)),
-            Err(error) => {
-                *self.error.borrow_mut() = Some(error.into());
-                Err(Cancelled.into())
-            }
-        }
-    }
-}
-
-/// The encoding side of a lane.
+/// The encoding side of one lane.
 pub(crate) struct Sealer<'a> {
     pub(crate) job: &'a Job,
     pub(crate) lane: usize,
@@ -126,6 +23,9 @@ pub(crate) struct Sealer<'a> {
     pub(crate) chunk_bytes_max: u64,
     pub(crate) staging_dir: &'a Path,
     pub(crate) work: WorkSender,
+    /// Chunks begun: a part that is begun again must not meet the files of its first attempt, which may still be on
+    /// their way to the store.
+    pub(crate) begun: Cell<u64>,
 }
 
 impl Sealer<'_> {
@@ -133,7 +33,7 @@ impl Sealer<'_> {
     pub(crate) fn run(
         &self,
         encoder: &mut Encoder,
-        messages: Receiver<Message>,
+        messages: Receiver<Message<Arc<OpenPart>>>,
     ) -> Result<(), DumpError> {
         loop {
             match messages.recv() {
@@ -189,10 +89,10 @@ impl Sealer<'_> {
         part: &Arc<OpenPart>,
         number: u32,
     ) -> Result<bool, DumpError> {
-        let staged = Staged::create(self.staging_dir.join(format!(
-            "{}-{number:04}-{}.chunk",
-            part.planned.name, self.lane
-        )))?;
+        let begun = self.begun.get();
+        self.begun.set(begun + 1);
+        let name = format!("{}-{}-{begun}.chunk", part.planned.name, self.lane);
+        let staged = Staged::create(self.staging_dir.join(name))?;
         let file = &staged.file;
         let mut chunk = ChunkWriter::new(file, encoder, &self.content, feed.is_open);
         let mut last_position = Position::NONE;
@@ -276,8 +176,8 @@ impl Drop for Staged {
 
 /// The frames of a part, one by one, out of the messages.
 struct Feed<'a> {
-    messages: &'a Receiver<Message>,
-    now: Option<Message>,
+    messages: &'a Receiver<Message<Arc<OpenPart>>>,
+    now: Option<Message<Arc<OpenPart>>>,
     frame: usize,
     /// Whether the frame before this one ended inside a record.
     is_open: bool,
@@ -291,7 +191,7 @@ enum Next {
 }
 
 impl<'a> Feed<'a> {
-    fn new(messages: &'a Receiver<Message>) -> Self {
+    fn new(messages: &'a Receiver<Message<Arc<OpenPart>>>) -> Self {
         Self {
             messages,
             now: None,

@@ -1,0 +1,121 @@
+//! The filling side of a lane: lets the source write part after part, and sends what it wrote to the other side.
+
+use std::cell::RefCell;
+use std::sync::mpsc::SyncSender;
+
+use tipple_budget::{BufferPool, Cancelled, Gate};
+use tipple_flow::{Block, Drain, Outcomes, RecordWriter, Source, Stop, Written};
+use tipple_store::Store;
+
+use crate::error::DumpError;
+use crate::failpoint::failpoint;
+use crate::layout::SealedPart;
+use crate::ledger::Ledger;
+
+/// What goes to the other side of a lane, which encodes (dump) or applies (copy). Bounded by the two buffers and the
+/// channel's capacity.
+pub(crate) enum Message<P> {
+    Begin(P),
+    Block(Block),
+    /// Everything of this part so far is void.
+    Restart,
+    End(Written, Outcomes),
+}
+
+/// How many messages wait for the other side. Blocks are bounded by the buffers; this is for what stands between them.
+pub(crate) const MESSAGES_MAX: usize = 4;
+
+/// Lets `source` write part after part of `ledger`, until there are none left. `begin` makes of a part what the other
+/// side needs to know of it.
+pub(crate) fn fill<P>(
+    gate: &Gate,
+    source: &dyn Source,
+    plans: &dyn Store,
+    ledger: &Ledger<SealedPart>,
+    pool: &BufferPool,
+    other_side: &SyncSender<Message<P>>,
+    begin: impl Fn(&SealedPart) -> P,
+) -> Result<(), DumpError> {
+    let mut reader = None;
+    while let Some(planned) = ledger.take(gate)? {
+        // Opened with the first part, so that a worker without work does not burden the source.
+        let reader = match &mut reader {
+            Some(reader) => reader,
+            None => reader.insert(source.open()?),
+        };
+        let part = StoredPart::new(plans, &planned);
+        let mut drain = ToOtherSide { other_side };
+        drain.send(Message::Begin(begin(&planned)))?;
+        let mut outcomes = Outcomes::default();
+        let mut out = RecordWriter::new(gate, pool, &mut drain);
+        let read = reader
+            .read_part(&part, &mut out, &mut outcomes)
+            .and_then(|()| out.finish());
+        let written = part.result(read)?;
+        drain.send(Message::End(written, outcomes))?;
+    }
+    Ok(())
+}
+
+/// The drain of a lane's record writer.
+struct ToOtherSide<'a, P> {
+    other_side: &'a SyncSender<Message<P>>,
+}
+
+impl<P> ToOtherSide<'_, P> {
+    fn send(&self, message: Message<P>) -> Result<(), Stop> {
+        // The other side is gone only after a failure, which it has reported.
+        self.other_side.send(message).map_err(|_| Cancelled.into())
+    }
+}
+
+impl<P> Drain for ToOtherSide<'_, P> {
+    fn block(&mut self, block: Block) -> Result<(), Stop> {
+        failpoint!("fetching");
+        self.send(Message::Block(block))
+    }
+
+    fn restart(&mut self) -> Result<(), Stop> {
+        self.send(Message::Restart)
+    }
+}
+
+/// A planned part whose plan object is in the store.
+struct StoredPart<'a> {
+    store: &'a dyn Store,
+    planned: &'a SealedPart,
+    error: RefCell<Option<DumpError>>,
+}
+
+impl<'a> StoredPart<'a> {
+    fn new(store: &'a dyn Store, planned: &'a SealedPart) -> Self {
+        Self {
+            store,
+            planned,
+            error: RefCell::new(None),
+        }
+    }
+
+    /// What reading the part came to: the store's own error, where the source was only told that it was cancelled.
+    fn result<T>(self, read: Result<T, Stop>) -> Result<T, DumpError> {
+        match self.error.into_inner() {
+            Some(error) => Err(error),
+            None => Ok(read?),
+        }
+    }
+}
+
+impl tipple_flow::Part for StoredPart<'_> {
+    fn name(&self) -> &tipple_flow::PartName {
+        &self.planned.name
+    }
+    fn open(&self) -> Result<Box<dyn tipple_flow::PlanRead>, Stop> {
+        match self.store.open(&self.planned.object()) {
+            Ok(object) => Ok(Box::new(object)),
+            Err(error) => {
+                *self.error.borrow_mut() = Some(error.into());
+                Err(Cancelled.into())
+            }
+        }
+    }
+}

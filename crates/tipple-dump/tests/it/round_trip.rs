@@ -54,7 +54,7 @@ fn loaded(store: &dyn Store, threads: usize) -> Vec<u64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig::with_cases(tipple_testkit::cases(40)))]
     #[test]
     fn what_goes_in_comes_out(
         records in 0_u64..4000,

@@ -158,7 +158,7 @@ fn check(lens: &[usize], buffer_bytes: usize, mut kept: Keep) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(tipple_testkit::cases(200)))]
     #[test]
     fn any_records_come_back_through_any_buffer(
         lens in prop::collection::vec(prop_oneof![1_usize..50, 1_usize..5000, 60_000_usize..140_000], 0..60),

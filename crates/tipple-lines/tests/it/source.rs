@@ -142,7 +142,7 @@ fn a_part_holds_the_lines_that_begin_in_it() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(tipple_testkit::cases(400)))]
     #[test]
     fn any_bytes_any_parts_any_buffer(
         bytes in prop::collection::vec(prop_oneof![Just(b'\n'), any::<u8>(), b'a'..b'c'], 0..400),

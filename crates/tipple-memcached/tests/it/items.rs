@@ -209,7 +209,7 @@ fn any_item() -> impl Strategy<Value = Owned> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+    #![proptest_config(ProptestConfig::with_cases(tipple_testkit::cases(100)))]
     #[test]
     fn any_items_come_back_through_any_frames(
         items in prop::collection::vec(any_item(), 0..12),

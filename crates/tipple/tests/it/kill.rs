@@ -2,8 +2,9 @@
 //! checksum right.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use tipple_testkit::{Memcached, RawMemcached};
 
@@ -157,4 +158,51 @@ fn a_load_killed_goes_on_from_the_beginning_if_its_target_came_back_empty() {
     let whole = path(&dir, "whole");
     exits(0, &["dump", &target, &whole]);
     assert_eq!(items(&whole), items(&dump));
+}
+
+/// Not at named moments but after any number of lines that it prints: 6 times, or 120 in a long run.
+#[test]
+fn a_dump_killed_anywhere_again_and_again_goes_on() {
+    let server = Memcached::start(&[]);
+    RawMemcached::connect(&server).fill(ITEMS);
+    let dir = tempfile::tempdir().unwrap();
+    let url = url(&server);
+    for round in 0..u64::from(tipple_testkit::cases(6)) {
+        let dump = path(&dir, &format!("round-{round}"));
+        let args = [
+            "dump",
+            &url,
+            &dump,
+            "--threads",
+            "3",
+            "--buffer",
+            "64KiB",
+            "--chunk-size",
+            "1MiB",
+            "--key-file-size",
+            "8KiB",
+            "--json",
+            "--quiet",
+        ];
+        // Killed at most 4 times, each time a little later.
+        for attempt in 0..4 {
+            let lines = (round * 7 + attempt * 11) % 40;
+            let mut child = tipple(&args).stdout(Stdio::piped()).spawn().unwrap();
+            let mut out = BufReader::new(child.stdout.take().unwrap());
+            let mut line = String::new();
+            for _ in 0..=lines {
+                out.read_line(&mut line).unwrap();
+            }
+            child.kill().unwrap();
+            if child.wait().unwrap().success() {
+                break;
+            }
+        }
+        if !std::path::Path::new(&dump).join("DONE").exists() {
+            exits(0, &args);
+        }
+        exits(0, &["verify", &dump]);
+        assert_filled(&dump, ITEMS);
+        std::fs::remove_dir_all(&dump).unwrap();
+    }
 }

@@ -61,7 +61,8 @@ impl Outcomes {
     /// Counts `records` more under `cause`.
     pub fn add(&mut self, cause: &Cause, records: u64) {
         if records > 0 {
-            *self.side(cause.kind).entry(cause.name.clone()).or_default() += records;
+            let count = self.side(cause.kind).entry(cause.name.clone());
+            add_to(count.or_default(), records);
         }
     }
 
@@ -73,21 +74,21 @@ impl Outcomes {
     /// Adds all of `other`.
     pub fn merge(&mut self, other: &Self) {
         for (name, records) in &other.outcomes {
-            *self.outcomes.entry(name.clone()).or_default() += records;
+            add_to(self.outcomes.entry(name.clone()).or_default(), *records);
         }
         for (name, records) in &other.losses {
-            *self.losses.entry(name.clone()).or_default() += records;
+            add_to(self.losses.entry(name.clone()).or_default(), *records);
         }
     }
 
     /// Records under all causes.
     pub fn total(&self) -> u64 {
-        self.outcomes.values().sum::<u64>() + self.lost()
+        sum(self.outcomes.values()).saturating_add(self.lost())
     }
 
     /// Records lost.
     pub fn lost(&self) -> u64 {
-        self.losses.values().sum()
+        sum(self.losses.values())
     }
 
     /// Outcomes by name.
@@ -106,6 +107,15 @@ impl Outcomes {
             CauseKind::Loss => &mut self.losses,
         }
     }
+}
+
+/// Counts that were read from a file may be anything: they stay at the largest number rather than begin anew at 0.
+fn add_to(count: &mut u64, records: u64) {
+    *count = count.saturating_add(records);
+}
+
+fn sum<'a>(counts: impl Iterator<Item = &'a u64>) -> u64 {
+    counts.fold(0, |sum, count| sum.saturating_add(*count))
 }
 
 #[cfg(test)]

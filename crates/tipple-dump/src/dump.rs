@@ -19,9 +19,11 @@ use crate::failpoint::failpoint;
 use crate::filling::{self, MESSAGES_MAX};
 use crate::job::{Event, Job, Phase, Report, bump};
 use crate::layout::{
-    self, ContentVersion, FORMAT_MAJOR, FORMAT_MINOR, Format, Head, PartRecord, Sealed, Shaping,
+    self, ContentVersion, FORMAT_MAJOR, FORMAT_MINOR, Format, Head, PartRecord, Sealed, SealedPart,
+    Shaping,
 };
 use crate::ledger::Ledger;
+use crate::open_dump::check_record;
 use crate::planning::{self, Planning};
 use crate::sealer::Sealer;
 use crate::sums::Sums;
@@ -126,10 +128,11 @@ pub fn dump(
     for leftover in store.leftovers()? {
         store.remove_leftover(&leftover)?;
     }
-    let plan = match resumable_plan(job, source, store)? {
-        Some(plan) => plan,
-        None => Plan::fresh(),
+    let resumed = match &head {
+        Some(head) => resumable_plan(job, source, store, head)?,
+        None => None, // the store was empty
     };
+    let plan = resumed.unwrap_or_else(Plan::fresh);
     tell_start(job, &plan, &estimate, options, &memory);
 
     let (spool, _temporary) = staging(store, options.spool_dir.as_deref())?;
@@ -298,6 +301,7 @@ fn resumable_plan(
     job: &Job,
     source: &dyn Source,
     store: &dyn Store,
+    head: &Head,
 ) -> Result<Option<Plan>, DumpError> {
     let mut plans = BTreeSet::new();
     let mut sealed_plans = BTreeSet::new();
@@ -315,7 +319,8 @@ fn resumable_plan(
     for id in sealed_plans {
         let sealed: Sealed = layout::read_json(store, &layout::planned_object(&id))?;
         if source.resumable() && source.is_same(&sealed.planned.incarnation)? {
-            let committed = committed_parts(store, &id)?;
+            check_plan(store, &id, &sealed)?;
+            let committed = committed_parts(store, head, &id)?;
             return Ok(Some(Plan {
                 id,
                 sealed: Some(sealed),
@@ -345,15 +350,39 @@ fn store_has_planned(store: &dyn Store, plan: &str) -> Result<bool, DumpError> {
     }
 }
 
-fn committed_parts(store: &dyn Store, plan: &str) -> Result<Vec<PartRecord>, DumpError> {
-    let mut objects = Vec::new();
+/// Whether all parts of a sealed plan are its own.
+fn check_plan(store: &dyn Store, plan: &str, sealed: &Sealed) -> Result<(), DumpError> {
+    let foreign = |part: &&SealedPart| layout::plan_of(&part.name) != plan;
+    match sealed.parts.iter().find(foreign) {
+        None => Ok(()),
+        Some(part) => Err(DumpError::Damaged {
+            store: store.url().to_owned(),
+            object: layout::planned_object(plan).to_string(),
+            reason: format!(
+                "has part {}, which is none of this plan; restore it, or dump again into another folder",
+                part.name
+            ),
+        }),
+    }
+}
+
+fn committed_parts(
+    store: &dyn Store,
+    head: &Head,
+    plan: &str,
+) -> Result<Vec<PartRecord>, DumpError> {
+    let mut parts = Vec::new();
     store.list(&format!("parts/{plan}-"), &mut |entry| {
-        objects.push(entry.name);
+        parts.extend(layout::part_of_object(&entry.name));
         ControlFlow::Continue(())
     })?;
-    objects
+    parts
         .iter()
-        .map(|object| layout::read_json(store, object))
+        .map(|part| {
+            let record = layout::read_json(store, &layout::part_object(part))?;
+            check_record(store, head, part, &record)?;
+            Ok(record)
+        })
         .collect()
 }
 
@@ -370,11 +399,18 @@ fn tell_start(job: &Job, plan: &Plan, estimate: &Estimate, options: &DumpOptions
     match &plan.sealed {
         Some(sealed) => {
             store(&progress.parts_total, sealed.parts.len() as u64);
-            let records = sealed.parts.iter().filter_map(|part| part.records).sum();
+            // Estimates: whatever PLANNED says, they are shown and nothing else.
+            let sum = |of: fn(&SealedPart) -> u64| {
+                let parts = sealed.parts.iter();
+                parts.fold(0_u64, |sum, part| sum.saturating_add(of(part)))
+            };
+            let records = sum(|part| part.records.unwrap_or(0));
             store(&progress.listed, records);
             store(&progress.records_estimate, records);
-            let bytes = sealed.parts.iter().map(|part| part.bytes_estimate).sum();
-            store(&progress.raw_bytes_estimate, bytes);
+            store(
+                &progress.raw_bytes_estimate,
+                sum(|part| part.bytes_estimate),
+            );
         }
         None => progress.expect(estimate),
     }

@@ -14,12 +14,14 @@
 //! All of them are written with put-if-absent (I5). Readers accept newer minor versions and refuse newer major
 //! ones; writers refuse to go on with anything newer than they are.
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
-use tipple_chunk::{Sealed as SealedChunk, Sha256Digest};
+use tipple_chunk::{ContentName, Sealed as SealedChunk, Sha256Digest};
 use tipple_flow::{Identity, Outcomes, PartName};
-use tipple_store::{ObjectName, Store};
+use tipple_store::{ObjectName, Store, StoreError, StoreErrorKind};
 
 use crate::error::DumpError;
 
@@ -52,6 +54,7 @@ impl Format {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContentVersion {
     /// Such as `items`.
+    #[serde(deserialize_with = "content_name")]
     pub name: String,
     /// Its version.
     pub version: u16,
@@ -101,8 +104,12 @@ pub struct SealedPart {
 
 impl SealedPart {
     pub(crate) fn object(&self) -> ObjectName {
+        object(&self.object_name())
+    }
+
+    fn object_name(&self) -> String {
         let plan = plan_of(&self.name);
-        object(&format!("plan/{plan}/{}.{}", self.name, self.extension))
+        format!("plan/{plan}/{}.{}", self.name, self.extension)
     }
 }
 
@@ -112,6 +119,7 @@ pub struct Sealed {
     /// The layout's version.
     pub format: Format,
     /// All parts.
+    #[serde(deserialize_with = "sealed_parts")]
     pub parts: Vec<SealedPart>,
     /// Records that belong to no part, by cause.
     #[serde(flatten)]
@@ -193,6 +201,7 @@ pub struct Done {
     /// The layout's version.
     pub format: Format,
     /// The plan that counts.
+    #[serde(deserialize_with = "plan_name")]
     pub plan: String,
     /// Its parts.
     pub parts: u64,
@@ -229,6 +238,44 @@ impl Done {
     }
 }
 
+// Names that become names of objects are checked where they are read: what a dump says may be anything.
+
+fn content_name<'de, D: Deserializer<'de>>(text: D) -> Result<String, D::Error> {
+    let name = String::deserialize(text)?;
+    match name.parse::<ContentName>() {
+        Ok(_) => Ok(name),
+        Err(_) => Err(D::Error::custom(format!("{name:?} is no content's name"))),
+    }
+}
+
+fn plan_name<'de, D: Deserializer<'de>>(text: D) -> Result<String, D::Error> {
+    let name = String::deserialize(text)?;
+    match name.parse::<PartName>() {
+        Ok(_) => Ok(name),
+        Err(_) => Err(D::Error::custom(format!("{name:?} is no plan's name"))),
+    }
+}
+
+fn sealed_parts<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<SealedPart>, D::Error> {
+    let parts = Vec::<SealedPart>::deserialize(list)?;
+    let mut names = BTreeSet::new();
+    for part in &parts {
+        if part.object_name().parse::<ObjectName>().is_err() {
+            let (name, extension) = (&part.name, &part.extension);
+            return Err(D::Error::custom(format!(
+                "no plan has a part {name} with the extension {extension:?}"
+            )));
+        }
+        if !names.insert(&part.name) {
+            return Err(D::Error::custom(format!(
+                "part {} is there twice",
+                part.name
+            )));
+        }
+    }
+    Ok(parts)
+}
+
 pub(crate) const HEAD: &str = "HEAD.json";
 pub(crate) const DONE: &str = "DONE";
 pub(crate) const SHA256SUMS: &str = "SHA256SUMS";
@@ -251,6 +298,12 @@ pub(crate) fn part_name(plan: &str, number: u64) -> PartName {
     format!("{plan}-{number:08}")
         .parse()
         .expect("hex, a dash and digits")
+}
+
+/// The part whose record `object` is, if it is one.
+pub(crate) fn part_of_object(object: &ObjectName) -> Option<PartName> {
+    let name = object.as_ref().strip_prefix("parts/")?;
+    name.strip_suffix(".json")?.parse().ok()
 }
 
 /// The plan that a part belongs to.
@@ -282,11 +335,22 @@ pub(crate) fn read_json<T: DeserializeOwned>(
     store: &dyn Store,
     name: &ObjectName,
 ) -> Result<T, DumpError> {
-    parse_json(store, name, &store.get(name, JSON_BYTES_MAX)?)
+    parse_json(store, name, &get_json_bytes(store, name)?)
 }
 
 pub(crate) fn get_json_bytes(store: &dyn Store, name: &ObjectName) -> Result<Vec<u8>, DumpError> {
-    Ok(store.get(name, JSON_BYTES_MAX)?)
+    store
+        .get(name, JSON_BYTES_MAX)
+        .map_err(|error: StoreError| match error.kind() {
+            StoreErrorKind::TooLarge => DumpError::Damaged {
+                store: store.url().to_owned(),
+                object: name.to_string(),
+                reason: format!(
+                    "is not what tipple wrote (more than {JSON_BYTES_MAX} bytes); restore it, or dump again into another folder"
+                ),
+            },
+            _ => error.into(),
+        })
 }
 
 pub(crate) fn parse_json<T: DeserializeOwned>(

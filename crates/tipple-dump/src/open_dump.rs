@@ -42,12 +42,7 @@ impl<'a> OpenDump<'a> {
         let mut parts = Vec::new();
         if let Some(plan) = &plan {
             store.list(&format!("parts/{plan}-"), &mut |entry| {
-                let name = entry.name.as_ref();
-                let part = name
-                    .strip_prefix("parts/")
-                    .and_then(|name| name.strip_suffix(".json"))
-                    .and_then(|name| name.parse().ok());
-                parts.extend(part);
+                parts.extend(layout::part_of_object(&entry.name));
                 ControlFlow::Continue(())
             })?;
         }
@@ -86,8 +81,8 @@ impl<'a> OpenDump<'a> {
         &self.parts
     }
 
-    /// Whether all part records are there as they were when the dump was finished. Nothing is read from a dump before
-    /// this held: a missing part would be a silent loss.
+    /// Whether DONE and all part records are as they were when the dump was finished. Nothing is read from a dump, or
+    /// pruned, before this held: a missing part would be a silent loss.
     ///
     /// # Errors
     /// `Damaged`, `Store`.
@@ -95,6 +90,13 @@ impl<'a> OpenDump<'a> {
         let Some(done) = &self.done else {
             return Ok(());
         };
+        let object = layout::object(layout::DONE);
+        if !done.is_own(&layout::get_json_bytes(self.store, &object)?) {
+            return Err(self.damaged(
+                object,
+                "is not as it was written; restore it, `tipple verify` tells what else is damaged",
+            ));
+        }
         let mut digest = Sha256::new();
         for part in &self.parts {
             let bytes = layout::get_json_bytes(self.store, &layout::part_object(part))?;
@@ -120,7 +122,7 @@ impl<'a> OpenDump<'a> {
     pub fn record(&self, part: &PartName) -> Result<PartRecord, DumpError> {
         let object = layout::part_object(part);
         let record: PartRecord = layout::read_json(self.store, &object)?;
-        self.check_record(part, &record)?;
+        check_record(self.store, &self.head, part, &record)?;
         Ok(record)
     }
 
@@ -142,34 +144,49 @@ impl<'a> OpenDump<'a> {
             reason: reason.into(),
         }
     }
+}
 
-    fn check_record(&self, part: &PartName, record: &PartRecord) -> Result<(), DumpError> {
-        let object = layout::part_object(part);
-        if record.part != *part {
-            return Err(self.damaged(object, format!("is the record of part {}", record.part)));
-        }
-        let sum = |of: fn(&layout::ChunkEntry) -> u64| record.chunks.iter().map(of).sum::<u64>();
-        if sum(|chunk| chunk.records) != record.records
-            || sum(|chunk| chunk.raw_bytes) != record.raw_bytes
-            || sum(|chunk| chunk.stored_bytes) != record.stored_bytes
-        {
-            return Err(self.damaged(object, "its totals are not the sums of its chunks"));
-        }
-        for (number, chunk) in record.chunks.iter().enumerate() {
-            let named =
-                layout::chunk_object(part, number as u32, &chunk.sha256, &self.head.content.name);
-            if *named.as_ref() != *chunk.name {
-                return Err(self.damaged(
-                    object,
-                    format!(
-                        "chunk {number} is called {}, and should be {named}",
-                        chunk.name
-                    ),
-                ));
-            }
-        }
-        Ok(())
+/// Whether `record` can be the record of `part`: its name, its sums, the names of its chunks.
+///
+/// # Errors
+/// `Damaged`.
+pub(crate) fn check_record(
+    store: &dyn Store,
+    head: &Head,
+    part: &PartName,
+    record: &PartRecord,
+) -> Result<(), DumpError> {
+    let damaged = |reason: String| DumpError::Damaged {
+        store: store.url().to_owned(),
+        object: layout::part_object(part).to_string(),
+        reason,
+    };
+    if record.part != *part {
+        return Err(damaged(format!("is the record of part {}", record.part)));
     }
+    // `None` if it is more than any sum that was written.
+    let sum = |of: fn(&layout::ChunkEntry) -> u64| {
+        let mut chunks = record.chunks.iter();
+        chunks.try_fold(0_u64, |sum, chunk| sum.checked_add(of(chunk)))
+    };
+    if sum(|chunk| chunk.records) != Some(record.records)
+        || sum(|chunk| chunk.raw_bytes) != Some(record.raw_bytes)
+        || sum(|chunk| chunk.stored_bytes) != Some(record.stored_bytes)
+    {
+        return Err(damaged(
+            "its totals are not the sums of its chunks".to_owned(),
+        ));
+    }
+    for (number, chunk) in record.chunks.iter().enumerate() {
+        let named = layout::chunk_object(part, number as u32, &chunk.sha256, &head.content.name);
+        if *named.as_ref() != *chunk.name {
+            return Err(damaged(format!(
+                "chunk {number} is called {:?}, and should be {named}",
+                chunk.name
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Reads an object of the layout; `None` if it is not there.
@@ -188,13 +205,11 @@ pub(crate) fn read_optional<T: serde::de::DeserializeOwned>(
 fn latest_plan(store: &dyn Store) -> Result<Option<String>, DumpError> {
     let mut counts = std::collections::BTreeMap::<String, u64>::new();
     store.list("parts/", &mut |entry| {
-        let part = entry
-            .name
-            .as_ref()
-            .strip_prefix("parts/")
-            .unwrap_or_default();
-        if let Some((plan, _)) = part.rsplit_once('-') {
-            *counts.entry(plan.to_owned()).or_default() += 1;
+        if let Some(part) = layout::part_of_object(&entry.name)
+            && !layout::plan_of(&part).is_empty()
+        {
+            let plan = layout::plan_of(&part).to_owned();
+            *counts.entry(plan).or_default() += 1;
         }
         ControlFlow::Continue(())
     })?;

@@ -102,9 +102,9 @@ impl SumsBuilder {
         }
         self.parts += 1;
         self.chunks += record.chunks.len() as u64;
-        self.records += record.records;
-        self.raw_bytes += record.raw_bytes;
-        self.stored_bytes += record.stored_bytes;
+        self.records = self.records.saturating_add(record.records);
+        self.raw_bytes = self.raw_bytes.saturating_add(record.raw_bytes);
+        self.stored_bytes = self.stored_bytes.saturating_add(record.stored_bytes);
         self.outcomes.merge(&record.outcomes);
     }
 

@@ -217,9 +217,10 @@ impl Verifying<'_> {
         let mut readable = true;
         for part in self.dump.parts() {
             let object = layout::part_object(part);
-            let bytes = layout::get_json_bytes(store, &object)?;
-            match self.dump.record(part) {
-                Ok(record) => {
+            let read = layout::get_json_bytes(store, &object)
+                .and_then(|bytes| Ok((bytes, self.dump.record(part)?)));
+            match read {
+                Ok((bytes, record)) => {
                     sums.add(object.to_string(), &bytes, &record);
                     listed.extend(
                         record

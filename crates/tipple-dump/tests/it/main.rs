@@ -1,6 +1,7 @@
 //! Dumps from end to end: a source that makes records up, real stores, a sink that keeps what it gets.
 
 mod damage;
+mod hostile;
 mod refusals;
 mod resume;
 mod round_trip;

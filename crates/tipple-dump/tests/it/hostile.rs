@@ -1,0 +1,274 @@
+//! Dumps whose files were written by someone else: well-formed, and not what they should be. Every verb ends with an
+//! error that says so, and none takes anything away.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use tipple_chunk::Sha256Digest;
+use tipple_dump::{
+    CatOptions, DumpError, ErrorKind, Job, LoadOptions, PruneOptions, VerifyOptions, cat, dump,
+    list, load, prune, verify,
+};
+use tipple_store::{Access, Store, StoreUrl, open_store};
+
+use crate::round_trip::small;
+use crate::source::{Keep, Numbers, NumbersContent};
+
+struct Hostile {
+    _folder: tempfile::TempDir,
+    dir: PathBuf,
+}
+
+impl Hostile {
+    fn new(source: &Numbers) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("dump");
+        let hostile = Self {
+            _folder: folder,
+            dir,
+        };
+        let _ = dump(&Job::default(), source, hostile.store().as_ref(), &small(1));
+        hostile
+    }
+
+    fn store(&self) -> std::sync::Arc<dyn Store> {
+        let url: StoreUrl = self.dir.to_str().unwrap().parse().unwrap();
+        open_store(&url, Access::Write).unwrap()
+    }
+
+    fn first(&self, sub: &str) -> PathBuf {
+        let entries = fs::read_dir(self.dir.join(sub)).unwrap();
+        entries.map(|entry| entry.unwrap().path()).min().unwrap()
+    }
+
+    fn change(&self, path: &Path, change: impl FnOnce(&mut Value)) {
+        let mut value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+        change(&mut value);
+        fs::write(path, serde_json::to_vec_pretty(&value).unwrap()).unwrap();
+    }
+
+    /// Makes the digests of DONE right again, which whoever forges a dump can do.
+    fn forge_done(&self) {
+        let mut records: Vec<_> = fs::read_dir(self.dir.join("parts"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        records.sort();
+        let digests: Vec<u8> = records
+            .iter()
+            .flat_map(|path| *Sha256Digest::of(&fs::read(path).unwrap()).as_bytes())
+            .collect();
+        let path = self.dir.join("DONE");
+        let zeros = "0".repeat(64);
+        self.change(&path, |done| {
+            done["digest"] = json!(Sha256Digest::of(&digests).to_string());
+            done["own_sha256"] = json!(zeros);
+        });
+        let text = fs::read_to_string(&path).unwrap();
+        let own = Sha256Digest::of(text.as_bytes()).to_string();
+        fs::write(&path, text.replace(&zeros, &own)).unwrap();
+    }
+
+    fn files(&self) -> u64 {
+        let walk = |sub: &str| fs::read_dir(self.dir.join(sub)).unwrap().count() as u64;
+        walk("chunks") + walk("parts") + walk("plan")
+    }
+
+    fn prune(&self) -> Result<(), DumpError> {
+        let options = PruneOptions {
+            delete: true,
+            force: true,
+            older_than: None,
+        };
+        prune(self.store().as_ref(), &options).map(drop)
+    }
+
+    /// Lets every reader at it.
+    fn read(&self) -> Vec<(&'static str, Result<(), DumpError>)> {
+        let (job, store) = (Job::default(), self.store());
+        let store = store.as_ref();
+        let contents: &[&dyn tipple_flow::Content] = &[&NumbersContent];
+        let verified = verify(&job, store, contents, &VerifyOptions::default());
+        let found = |problems| match problems {
+            0 => Ok(()),
+            _ => Err(DumpError::Damaged {
+                store: String::new(),
+                object: String::new(),
+                reason: String::new(),
+            }),
+        };
+        let cat_options = CatOptions::default();
+        vec![
+            (
+                "verify",
+                verified.and_then(|report| found(report.problems_total)),
+            ),
+            ("list", list(store).map(drop)),
+            (
+                "cat",
+                cat(&job, store, contents, &mut Vec::new(), &cat_options).map(drop),
+            ),
+            (
+                "load",
+                load(&job, store, &Keep::default(), &LoadOptions::default()).map(drop),
+            ),
+            ("prune", self.prune()),
+        ]
+    }
+
+    fn assert_damaged(&self, verbs: &[&str], what: &str) {
+        let files = self.files();
+        for (verb, read) in self.read() {
+            match read {
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Damaged, "{what}: {error}"),
+                Ok(()) => assert!(!verbs.contains(&verb), "{what}: {verb} is content"),
+            }
+        }
+        assert_eq!(self.files(), files, "{what}: prune took something");
+    }
+}
+
+const ALL: &[&str] = &["verify", "list", "cat", "load", "prune"];
+
+#[test]
+fn a_done_that_names_another_plan_takes_nothing_away() {
+    let hostile = Hostile::new(&Numbers::new(3000, 1000));
+    let files = hostile.files();
+    hostile.change(&hostile.dir.join("DONE"), |done| {
+        done["plan"] = json!("deadbeef");
+    });
+    let error = hostile.prune().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
+    assert!(error.to_string().contains("DONE"), "{error}");
+    assert_eq!(hostile.files(), files);
+}
+
+#[test]
+fn names_that_are_no_names_are_damage() {
+    for name in [
+        "",
+        "../../x",
+        "/etc/x",
+        "a/b",
+        "\u{1b}]0;x\u{7}",
+        &"x".repeat(300),
+    ] {
+        let hostile = Hostile::new(&Numbers::new(3000, 1000));
+        hostile.change(&hostile.dir.join("HEAD.json"), |head| {
+            head["content"]["name"] = json!(name);
+        });
+        hostile.assert_damaged(ALL, &format!("content {name:?}"));
+
+        let hostile = Hostile::new(&Numbers::new(3000, 1000));
+        hostile.change(&hostile.dir.join("DONE"), |done| done["plan"] = json!(name));
+        hostile.forge_done();
+        hostile.assert_damaged(ALL, &format!("plan {name:?}"));
+    }
+}
+
+#[test]
+fn sums_beyond_all_numbers_are_damage() {
+    let hostile = Hostile::new(&Numbers::new(3000, 1000));
+    hostile.change(&hostile.first("parts"), |record| {
+        let mut more = record["chunks"][0].clone();
+        for sum in ["records", "raw_bytes", "stored_bytes"] {
+            // Wrapped around, the sum is right again.
+            more[sum] = json!(u64::MAX);
+            record[sum] = json!(record[sum].as_u64().unwrap() - 1);
+        }
+        record["chunks"].as_array_mut().unwrap().push(more);
+    });
+    hostile.forge_done();
+    hostile.assert_damaged(&["verify", "list", "cat", "load", "prune"], "sums");
+
+    let hostile = Hostile::new(&Numbers::new(3000, 1000));
+    hostile.change(&hostile.first("parts"), |record| {
+        record["losses"] = json!({"a": u64::MAX, "b": u64::MAX});
+        record["outcomes"] = json!({"c": u64::MAX});
+    });
+    hostile.forge_done();
+    hostile.assert_damaged(&["verify"], "losses");
+}
+
+#[test]
+fn an_object_beyond_all_sizes_is_damage() {
+    for name in ["HEAD.json", "DONE", "parts"] {
+        let hostile = Hostile::new(&Numbers::new(3000, 1000));
+        let path = match name {
+            "parts" => hostile.first("parts"),
+            _ => hostile.dir.join(name),
+        };
+        let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+        file.set_len(1 << 40).unwrap(); // sparse
+        hostile.assert_damaged(ALL, name);
+    }
+}
+
+#[test]
+fn a_dump_does_not_go_on_with_a_forged_plan_or_record() {
+    type Forge = fn(&Hostile);
+    let forgeries: &[(&str, Forge)] = &[
+        ("extension", |hostile| {
+            hostile.change(&hostile.first("plan").join("PLANNED"), |sealed| {
+                sealed["parts"][0]["extension"] = json!("../../../x");
+            });
+        }),
+        ("a part twice", |hostile| {
+            hostile.change(&hostile.first("plan").join("PLANNED"), |sealed| {
+                let part = sealed["parts"][0].clone();
+                sealed["parts"].as_array_mut().unwrap().push(part);
+            });
+        }),
+        ("a part of another plan", |hostile| {
+            hostile.change(&hostile.first("plan").join("PLANNED"), |sealed| {
+                sealed["parts"][0]["name"] = json!("deadbeef-00000000");
+            });
+        }),
+        ("a part of no plan", |hostile| {
+            hostile.change(&hostile.first("plan").join("PLANNED"), |sealed| {
+                sealed["parts"][0]["name"] = json!("other");
+            });
+        }),
+        ("the record of another part", |hostile| {
+            hostile.change(&hostile.first("parts"), |record| {
+                record["part"] = json!("x-1")
+            });
+        }),
+        ("a chunk elsewhere", |hostile| {
+            hostile.change(&hostile.first("parts"), |record| {
+                record["chunks"][0]["name"] = json!("../../etc/passwd");
+            });
+        }),
+    ];
+    for (what, forge) in forgeries {
+        let source = Numbers::new(3000, 1000);
+        let hostile = Hostile::new(&source);
+        for name in ["DONE", "SHA256SUMS"] {
+            fs::remove_file(hostile.dir.join(name)).unwrap();
+        }
+        forge(&hostile);
+        let store = hostile.store();
+        let error = dump(&Job::default(), &source, store.as_ref(), &small(1)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Damaged, "{what}: {error}");
+        assert!(!hostile.dir.join("DONE").exists(), "{what}");
+    }
+    // Estimates are only shown.
+    let source = Numbers::new(3000, 1000);
+    let hostile = Hostile::new(&source);
+    for name in ["DONE", "SHA256SUMS"] {
+        fs::remove_file(hostile.dir.join(name)).unwrap();
+    }
+    hostile.change(&hostile.first("plan").join("PLANNED"), |sealed| {
+        for part in sealed["parts"].as_array_mut().unwrap() {
+            part["bytes_estimate"] = json!(u64::MAX);
+        }
+    });
+    dump(
+        &Job::default(),
+        &source,
+        hostile.store().as_ref(),
+        &small(1),
+    )
+    .unwrap();
+}

@@ -109,6 +109,11 @@ impl Header {
                 "its body length is {body_bytes}, less than header and key need"
             ));
         };
+        if value_bytes > VALUE_BYTES_MAX {
+            return Err(format!(
+                "its value has {value_bytes} bytes, more than {VALUE_BYTES_MAX}"
+            ));
+        }
         Ok(Self {
             key_bytes,
             value_bytes,

@@ -351,9 +351,20 @@ fn what_is_no_item_is_named_with_its_number() {
             );
         }
     }
-    // A length that promises more than there is costs nothing but the error.
+    // Longer than any value can be written.
     let mut bytes = good.clone();
     bytes[..4].copy_from_slice(&u32::MAX.to_le_bytes());
+    let (party, message) = failure(Frames::raw(&bytes, 1 << 20).read());
+    assert_eq!(party, Party::Content);
+    assert!(
+        message.contains("is no item: its value has ")
+            && message.contains("bytes, more than 4294967017"),
+        "{message}"
+    );
+    // A length that promises more than there is costs nothing but the error.
+    let mut bytes = good.clone();
+    let longest = 28 + u32::from(good[4]) + VALUE_BYTES_MAX;
+    bytes[..4].copy_from_slice(&longest.to_le_bytes());
     for (cut, inside) in [
         (bytes.len(), "its value"),
         (34, "its key"),

@@ -15,7 +15,7 @@ use tipple_flow::{
 };
 use tipple_memcached::{
     Filter, FilterOptions, MemcachedOptions, MemcachedSink, MemcachedUrl, NEVER, RetryOptions,
-    Ring, SinkOptions, StoreMode, WINDOW_BYTES_MIN,
+    Ring, SinkOptions, StoreMode, VALUE_BYTES_MAX, WINDOW_BYTES_MIN,
 };
 
 use crate::items::{Frames, Owned, Random};
@@ -768,7 +768,8 @@ fn hostile_records_are_refused() {
     assert_eq!(server.peer().stat("cmd_flush"), 0);
     // A claimed length of almost 4 GiB ends where the part ends.
     let mut bytes = good;
-    bytes[..4].copy_from_slice(&u32::MAX.to_le_bytes());
+    let longest = 28 + u32::from(bytes[4]) + VALUE_BYTES_MAX;
+    bytes[..4].copy_from_slice(&longest.to_le_bytes());
     let (result, outcomes) = try_load(&sink, &mut Frames::raw(&bytes, 1 << 20));
     // It is more than the protocol can announce, so it is counted; then the part ends inside it.
     assert_eq!(

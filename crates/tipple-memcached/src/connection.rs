@@ -545,10 +545,10 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// A line as text, cut to what an error message can bear.
+/// A line as text, cut to what an error message can bear, and without what a terminal would obey.
 pub(crate) fn shown(line: &[u8]) -> String {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    String::from_utf8_lossy(&line[..line.len().min(200)]).into_owned()
+    String::from_utf8_lossy(&line[..line.len().min(200)]).replace(char::is_control, "\u{FFFD}")
 }
 
 fn ticks(timeout: Duration) -> u32 {

@@ -394,10 +394,11 @@ impl Source for MemcachedSource {
         for stats in &stats {
             let keys_bytes = stats.curr_items.saturating_mul(KEY_RECORD_BYTES / 2);
             estimate.parts += keys_bytes.div_ceil(self.source.key_file_bytes);
-            estimate.records += stats.curr_items;
+            estimate.records = estimate.records.saturating_add(stats.curr_items);
             // An item in memory has 59 bytes beside key and value, a record has 32.
             let overhead = stats.curr_items.saturating_mul(59 - HEADER_BYTES as u64);
-            estimate.bytes += stats.bytes.saturating_sub(overhead);
+            let bytes = stats.bytes.saturating_sub(overhead);
+            estimate.bytes = estimate.bytes.saturating_add(bytes);
         }
         Ok(estimate)
     }

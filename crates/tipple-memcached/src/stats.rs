@@ -8,6 +8,8 @@ use crate::connection::{Connection, ConnectionError, shown};
 use crate::reply::{Reply, number, parse_line};
 
 const STAT_LINE_BYTES_MAX: usize = 2048;
+/// More lines than any server says, about 150 for both requests: one that never ends is no server of ours.
+const STAT_LINES_MAX: u32 = 10_000;
 /// Time and uptime are not read at the same instant.
 const START_TOLERANCE_S: u64 = 2;
 
@@ -46,8 +48,13 @@ impl Stats {
         let mut uptime = 0;
         for request in ["stats\r\n", "stats settings\r\n"] {
             connection.send(request.as_bytes(), gate)?;
+            let mut lines = 0;
             loop {
                 let server = connection.server().clone();
+                lines += 1;
+                if lines > STAT_LINES_MAX {
+                    return Err(connection.unexpected("the end of its statistics"));
+                }
                 let line = connection.read_line(STAT_LINE_BYTES_MAX, gate)?;
                 let parsed = parse_line(line).ok();
                 let (name, value) = match parsed {

@@ -457,3 +457,64 @@ fn a_text_only_server_is_never_sent_a_key_in_binary() {
     assert!(!refusal.is_retryable(), "{refusal}");
     assert_eq!(memcached.peer().stat("curr_items"), 1);
 }
+
+/// A server that says `stats` in so many lines, of which each tells `curr_items`.
+fn talker(lines: usize, curr_items: u64) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // Ends with the test's process.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut requests = BufReader::new(stream.try_clone().unwrap()).lines();
+            while let Some(Ok(request)) = requests.next() {
+                let said = match request.as_str() {
+                    "version" => "VERSION 1.6.31\r\n".to_owned(),
+                    "stats" => {
+                        let line = format!("STAT curr_items {curr_items}\r\n");
+                        format!("{}END\r\n", line.repeat(lines))
+                    }
+                    _ => "STAT lru_crawler yes\r\nEND\r\n".to_owned(),
+                };
+                // Whoever has heard enough hangs up.
+                if stream.write_all(said.as_bytes()).is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    port
+}
+
+#[test]
+fn what_a_server_says_gives_a_terminal_no_orders() {
+    let fake = Fake::start("1.5.\u{1b}]0;x\u{7}", vec![says(THREE)], vec![hit()]);
+    let message = fake.failure().to_string();
+    assert!(message.contains("no meta commands"), "{message}");
+    assert!(!message.contains(char::is_control), "{message:?}");
+}
+
+#[test]
+fn statistics_without_an_end_are_cut_off() {
+    let url = format!("memcached://127.0.0.1:{}", talker(20_000, 1));
+    let source = source(&url.parse().unwrap(), SourceOptions::default());
+    let Err(Stop::Failed(failure)) = tipple_flow::Source::check(&source) else {
+        panic!("20000 lines of statistics were read");
+    };
+    assert_eq!(failure.party(), Party::Source);
+    assert!(
+        failure
+            .to_string()
+            .contains("where the end of its statistics was expected"),
+        "{failure}"
+    );
+}
+
+#[test]
+fn estimates_beyond_all_numbers_stay_at_the_largest() {
+    let (one, other) = (talker(1, u64::MAX), talker(1, u64::MAX));
+    let url = format!("memcached://127.0.0.1:{one},127.0.0.1:{other}");
+    let source = source(&url.parse().unwrap(), SourceOptions::default());
+    let estimate = tipple_flow::Source::check(&source).unwrap();
+    assert_eq!(estimate.records, u64::MAX);
+}

@@ -1,7 +1,7 @@
 //! The verb `load`: from a dump into a live system.
 
 use std::cell::RefCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
@@ -226,9 +226,19 @@ impl Loading<'_> {
                 todo.push(part);
                 continue;
             };
+            let record = self.dump.record(&part)?;
+            if (applied.records, applied.raw_bytes) != (record.records, record.raw_bytes)
+                || applied.outcomes.total() > record.records
+            {
+                let dir = self.options.state_dir.as_deref().unwrap_or(Path::new(""));
+                return Err(DumpError::Usage(format!(
+                    "the state file in {} says of part {part} what cannot be of this dump: remove it to load from the beginning",
+                    dir.display()
+                )));
+            }
             bump(&progress.records, applied.records);
             bump(&progress.raw_bytes, applied.raw_bytes);
-            self.count(&self.dump.record(&part)?, &applied.outcomes);
+            self.count(&record, &applied.outcomes);
         }
         self.job.tell(&Event::Start {
             verb: "load",

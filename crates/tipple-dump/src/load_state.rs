@@ -16,6 +16,9 @@ use tipple_flow::{Identity, Outcomes, PartName, Sink};
 
 use crate::error::DumpError;
 
+/// The longest state that is read: a million parts take about 150 MiB.
+const STATE_BYTES_MAX: u64 = 256 << 20;
+
 #[derive(Debug, Serialize, Deserialize)]
 struct Heading {
     dump: String,
@@ -78,6 +81,13 @@ impl LoadState {
             )),
             TryLockError::Error(error) => DumpError::disk("lock", &path)(error),
         })?;
+        let meta = file.metadata().map_err(DumpError::disk("read", &path))?;
+        if !meta.is_file() || meta.len() > STATE_BYTES_MAX {
+            return Err(DumpError::Usage(format!(
+                "{} is not a state file that tipple wrote (a regular file of at most {STATE_BYTES_MAX} bytes): remove it to load from the beginning",
+                path.display()
+            )));
+        }
         let mut text = String::new();
         file.read_to_string(&mut text)
             .map_err(DumpError::disk("read", &path))?;

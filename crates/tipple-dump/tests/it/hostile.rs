@@ -272,3 +272,39 @@ fn a_dump_does_not_go_on_with_a_forged_plan_or_record() {
     )
     .unwrap();
 }
+
+#[test]
+fn a_load_does_not_go_on_from_a_forged_state() {
+    let hostile = Hostile::new(&Numbers::new(3000, 1000));
+    let state = tempfile::tempdir().unwrap();
+    let options = LoadOptions {
+        threads: 1,
+        state_dir: Some(state.path().to_owned()),
+        ..LoadOptions::default()
+    };
+    let try_load = |keep: &Keep| load(&Job::default(), hostile.store().as_ref(), keep, &options);
+    let mut keep = Keep {
+        fail_at: Some(1500),
+        ..Keep::default()
+    };
+    try_load(&keep).unwrap_err();
+    keep.fail_at = None;
+    let path = fs::read_dir(&state)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let text = fs::read_to_string(&path).unwrap();
+    let forged = text.replace("\"losses\":{}", "\"losses\":{\"x\":18446744073709551615}");
+    assert_ne!(text, forged);
+    fs::write(&path, forged).unwrap();
+    let error = try_load(&keep).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage, "{error}");
+    assert!(error.to_string().contains("remove it"), "{error}");
+    // Beyond all sizes.
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(1 << 40).unwrap(); // sparse
+    let error = try_load(&keep).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage, "{error}");
+}

@@ -14,6 +14,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -519,7 +520,7 @@ impl CachemoverSource {
             ));
         }
         let path = dir.join(COMPLETED).join(DONE);
-        let done = match File::open(&path) {
+        let done = match open_regular(&path) {
             Ok(file) => {
                 let mut text = Vec::new();
                 file.take(TEXT_BYTES_MAX)
@@ -661,7 +662,7 @@ impl PartReader for CachemoverReader {
         let md5 = md5_of_name(&name)
             .ok_or_else(|| bad_plan(part.name(), format!("{name:?} is no data file")))?;
         let path = self.folder.join(&name);
-        let mut file = File::open(&path).map_err(|error| unreadable(&path, error))?;
+        let mut file = open_regular(&path).map_err(|error| unreadable(&path, error))?;
         let bytes = self.verify(&mut file, &path, md5, out.gate())?;
         let mut records = Records {
             file: Buffered {
@@ -888,6 +889,18 @@ fn create_new(path: &Path) -> Result<File, Failure> {
         .create_new(true)
         .open(path)
         .map_err(|error| disk("create", path, error))
+}
+
+/// Opens a regular file for reading: a pipe in its place would be waited for without end.
+fn open_regular(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is no regular file")),
+    }
 }
 
 fn sync_folder(folder: &Path) -> Result<(), Failure> {

@@ -566,3 +566,21 @@ fn times_beyond_2038_are_read_for_what_they_are() {
     let items = read_all(&CachemoverSource::open(dir.path()).unwrap());
     assert_eq!(items[0].exptime, 0x8000_0001);
 }
+
+#[test]
+fn a_pipe_in_place_of_a_file_is_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let completed = folder.path().join("datafiles_completed");
+    fs::create_dir(&completed).unwrap();
+    let pipe = completed.join("DONE");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let (told, opened) = std::sync::mpsc::channel();
+    let dir = folder.path().to_owned();
+    std::thread::spawn(move || told.send(CachemoverSource::open(&dir).err()));
+    let failure = opened
+        .recv_timeout(std::time::Duration::from_secs(20))
+        .expect("it waits for the pipe");
+    let text = format!("{:?}", failure.expect("a pipe is no DONE"));
+    assert!(text.contains("no regular file"), "{text}");
+}

@@ -26,6 +26,7 @@ impl Answer {
             .max()
             .unwrap_or(0);
         let line = |(name, text): &(String, String)| {
+            let text = text.replace(char::is_control, "\u{FFFD}");
             format!("{name:width$}  {text}").trim_end().to_owned() + "\n"
         };
         self.rows.iter().map(line).collect()

@@ -115,6 +115,7 @@ impl Output {
 
     /// A line on standard error, above the bars.
     fn stderr(&self, text: &str) {
+        let text = without_orders(text);
         let bars = self.bars.lock().unwrap_or_else(PoisonError::into_inner);
         // A terminal that is gone must not end the job.
         let write = || {
@@ -141,6 +142,7 @@ impl Output {
     }
 
     fn log(&self, level: Level, text: &str) {
+        let text = without_orders(text);
         if let Some(log) = &self.log {
             for line in text.lines() {
                 log.line(level, line.trim_end());
@@ -243,6 +245,14 @@ impl Output {
     fn is_terminal(&self) -> bool {
         io::stderr().is_terminal()
     }
+}
+
+/// Text with nothing in it that a terminal would obey: names and messages in it may come from anyone's dump or server.
+fn without_orders(text: &str) -> String {
+    text.replace(
+        |c: char| c.is_control() && !matches!(c, '\n' | '\t'),
+        "\u{FFFD}",
+    )
 }
 
 /// Data on standard output. A reader that went away has seen enough: the process ends, quietly.

@@ -32,7 +32,9 @@ pub(super) fn run(args: &ListArgs, output: &Arc<Output>) -> Result<u8, CliError>
 
 fn summary(listing: &Listing) -> Answer {
     let head = &listing.head;
-    let sum = |of: fn(&tipple_dump::PartLine) -> u64| listing.parts.iter().map(of).sum::<u64>();
+    let sum = |of: fn(&tipple_dump::PartLine) -> u64| {
+        listing.parts.iter().map(of).fold(0, u64::saturating_add)
+    };
     let (raw, stored) = (sum(|part| part.raw_bytes), sum(|part| part.stored_bytes));
     let mut answer = Answer::default();
     answer.row(

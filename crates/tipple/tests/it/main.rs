@@ -7,6 +7,7 @@ mod failpoints;
 #[cfg(feature = "failpoints")]
 mod faults;
 mod help;
+mod hostile;
 #[cfg(feature = "failpoints")]
 mod kill;
 mod lines;

@@ -26,10 +26,17 @@ impl<'a> OpenDump<'a> {
     /// `Usage` if it is no dump, or unfinished and not `partial`; `Damaged`, `Version`, `Store`.
     pub fn open(store: &'a dyn Store, partial: bool) -> Result<Self, DumpError> {
         let url = store.url();
-        let head: Head = read_optional(store, &layout::object(layout::HEAD))?.ok_or_else(|| {
-            DumpError::Usage(format!("{url} is no dump: it has no {}", layout::HEAD))
-        })?;
         let done: Option<Done> = read_optional(store, &layout::object(layout::DONE))?;
+        let head: Option<Head> = read_optional(store, &layout::object(layout::HEAD))?;
+        let head = head.ok_or_else(|| match done {
+            // It was a dump.
+            Some(_) => DumpError::Damaged {
+                store: url.to_owned(),
+                object: layout::HEAD.to_owned(),
+                reason: "is missing".to_owned(),
+            },
+            None => DumpError::Usage(format!("{url} is no dump: it has no {}", layout::HEAD)),
+        })?;
         if done.is_none() && !partial {
             return Err(DumpError::Usage(format!(
                 "{url} is not complete: it has no DONE; finish it by running its `tipple dump` again, or give --partial for the parts that are committed"
@@ -71,7 +78,7 @@ impl<'a> OpenDump<'a> {
         self.done.as_ref()
     }
 
-    /// The plan that counts: that of DONE, or the sealed one with the most committed parts.
+    /// The plan that counts: that of DONE, or of an unfinished dump the one with the most committed parts.
     pub fn plan(&self) -> Option<&str> {
         self.plan.as_deref()
     }
@@ -126,10 +133,10 @@ impl<'a> OpenDump<'a> {
         Ok(record)
     }
 
-    /// The sealed plan.
+    /// The sealed plan; `None` if none was sealed.
     ///
     /// # Errors
-    /// `Damaged`, `Version`, `Store`; `Usage` if no plan was sealed.
+    /// `Damaged`, `Version`, `Store`.
     pub fn sealed(&self) -> Result<Option<Sealed>, DumpError> {
         match &self.plan {
             Some(plan) => read_optional(self.store, &layout::planned_object(plan)),

@@ -11,8 +11,8 @@ use crate::error::DumpError;
 use crate::job::{Progress, bump};
 use crate::layout::{self, ChunkEntry, PartRecord};
 
-/// Reads the chunks of a part in order, and moves the progress on with every frame. I8: a frame is handed out only after its checksum held, against an index whose
-/// digest is in the part record.
+/// Reads the chunks of a part in order, and moves the progress on with every frame. I8: a frame is handed out only after
+/// its checksum held, against an index whose digest is in the part record.
 pub(crate) struct PartFrames<'a> {
     store: &'a dyn Store,
     record: &'a PartRecord,

@@ -178,8 +178,14 @@ impl Found {
         }
         // Most errors begin with the object, which stands in front already.
         let object = object.to_string();
-        if let Some(rest) = text.strip_prefix(&format!("{object}: ")) {
-            text = rest.to_owned();
+        if let Some(rest) = text.strip_prefix(&object) {
+            let place = match error {
+                DumpError::Damaged { store, .. } => format!(" of {store}: "),
+                _ => ": ".to_owned(),
+            };
+            if let Some(rest) = rest.strip_prefix(&place) {
+                text = rest.to_owned();
+            }
         }
         self.add(object, text);
     }

@@ -113,6 +113,10 @@ fn a_damaged_part_is_no_part_of_what_was_verified() {
         let job = Job::default();
         let verified = verify(&job, open(&dir).as_ref(), &[&NumbersContent], &options).unwrap();
         assert_eq!(verified.problems_total, 1, "{verified:?}");
+        // Named once, in front.
+        let found = &verified.problems[0];
+        assert_eq!(found.object, last);
+        assert!(!found.problem.contains(last), "{found:?}");
         let report = verified.report;
         assert_eq!((report.parts, report.records), (1, 3000));
         assert_eq!(report.raw_bytes, 3_000_000);
@@ -179,6 +183,31 @@ fn every_damage_to_every_kind_of_file_is_found_and_nothing_wrong_is_loaded() {
         0,
         "the matrix left damage behind"
     );
+}
+
+#[test]
+fn a_finished_dump_without_its_head_is_damaged() {
+    let whole = tempfile::tempdir().unwrap();
+    let dir = whole.path().join("dump");
+    let url: StoreUrl = dir.to_str().unwrap().parse().unwrap();
+    let store = open_store(&url, Access::Write).unwrap();
+    dump(
+        &Job::default(),
+        &Numbers::new(3000, 1000),
+        store.as_ref(),
+        &small(2),
+    )
+    .unwrap();
+    fs::remove_file(dir.join("HEAD.json")).unwrap();
+    assert_eq!(problems(&dir, Depth::Full).unwrap(), 1);
+    let options = LoadOptions::default();
+    let loaded = load(
+        &Job::default(),
+        open(&dir).as_ref(),
+        &Keep::default(),
+        &options,
+    );
+    assert_eq!(loaded.unwrap_err().kind(), ErrorKind::Damaged);
 }
 
 #[test]

@@ -58,7 +58,7 @@ pub enum DumpError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A budget that cannot serve the job.
-    #[error("{0}; see --threads, --buffer and --memory")]
+    #[error("{0} by --memory, or give the job fewer --threads")]
     Budget(#[from] BudgetError),
     /// The local disk.
     #[error(

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use tipple_budget::{Budget, Permit};
 use tipple_chunk::Decoder;
-use tipple_flow::{Outcomes, PartName, PartWriter, RecordReader, Resume, Sink};
+use tipple_flow::{Failure, Outcomes, PartName, PartWriter, Party, RecordReader, Resume, Sink};
 use tipple_store::Store;
 
 use crate::dump::{FirstFailure, check_workers, memory_budget};
@@ -83,6 +83,18 @@ pub fn load(
     dump.check_parts()?;
     let content = &dump.head().content;
     if !sink.accepts(&content.name, content.version) {
+        if sink.accepts(&content.name, 1) {
+            return Err(Failure::new(
+                Party::Version,
+                format!(
+                    "{} holds {} version {}, which is newer than this program: use a newer tipple",
+                    store.url(),
+                    content.name,
+                    content.version
+                ),
+            )
+            .into());
+        }
         return Err(DumpError::Usage(format!(
             "{} holds {} version {}, which a sink of {} does not take",
             store.url(),

@@ -144,6 +144,32 @@ fn a_newer_format_is_told_apart_from_damage() {
 }
 
 #[test]
+fn a_newer_content_is_told_apart_from_one_that_the_sink_does_not_take() {
+    for (change, kind) in [
+        (("\"version\": 1", "\"version\": 2"), ErrorKind::Version),
+        (
+            ("\"numbers\",\n    \"v", "\"letters\",\n    \"v"),
+            ErrorKind::Usage,
+        ),
+    ] {
+        let store = unfinished(&format!("content-{}", change.1.len()));
+        let name = "HEAD.json".parse().unwrap();
+        let head = String::from_utf8(store.get(&name, 1 << 20).unwrap()).unwrap();
+        store.delete(&name).unwrap();
+        let changed = head.replace(change.0, change.1);
+        assert_ne!(head, changed);
+        store.put_if_absent(&name, changed.as_bytes()).unwrap();
+        let options = LoadOptions {
+            partial: true,
+            ..LoadOptions::default()
+        };
+        let keep = Keep::default();
+        let error = load(&Job::default(), store.as_ref(), &keep, &options).unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+    }
+}
+
+#[test]
 fn two_writers_of_one_dump() {
     let store = memory_store("locked");
     let _lock = store.lock().unwrap();

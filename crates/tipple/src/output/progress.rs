@@ -92,7 +92,7 @@ struct Drawing<'a> {
 struct Bars {
     all: MultiProgress,
     bar: ProgressBar,
-    detail: ProgressBar,
+    details: [ProgressBar; 2],
     is_spinner: bool,
 }
 
@@ -131,16 +131,20 @@ impl<'a> Drawing<'a> {
             return;
         }
         let share = self.share();
-        let (numbers, bounds) = (self.numbers(share.as_ref()), self.bounds());
+        let pace = self.pace(share.as_ref());
+        let details = [self.parts(), self.amounts()];
         if let Some(bars) = &mut self.bars {
-            bars.draw(self.verb, share.as_ref(), &numbers, &bounds);
+            bars.draw(self.verb, share.as_ref(), &pace, details);
         } else if now.duration_since(self.line_at) >= LINE_EVERY {
             self.line_at = now;
             let percent = share.as_ref().map_or(String::new(), |share| {
                 format!("{:.0}% · ", share.fraction() * 100.0)
             });
-            self.output
-                .stderr(&format!("{}: {percent}{numbers} · {bounds}", self.verb));
+            let [parts, amounts] = details;
+            self.output.stderr(&format!(
+                "{}: {percent}{pace} · {parts} · {amounts}",
+                self.verb
+            ));
         }
     }
 
@@ -166,10 +170,10 @@ impl<'a> Drawing<'a> {
         }
     }
 
-    /// How much, how fast, how long still.
-    fn numbers(&self, share: Option<&Share>) -> String {
+    /// How much, how fast, how long still: what must fit beside a bar on 80 columns.
+    fn pace(&self, share: Option<&Share>) -> String {
         let progress = self.job.progress();
-        let (records_rate, bytes_rate) = self.meter.rates();
+        let (_, bytes_rate) = self.meter.rates();
         let bytes = match progress.raw_bytes_estimate() {
             0 => units::bytes(progress.raw_bytes()),
             total => format!(
@@ -178,12 +182,7 @@ impl<'a> Drawing<'a> {
                 units::bytes(total.max(progress.raw_bytes()))
             ),
         };
-        let mut text = format!(
-            "{bytes} · {} · {:.1} MiB/s · {}/s",
-            units::counted(progress.records(), "record"),
-            bytes_rate / f64::from(1 << 20),
-            units::short_count(records_rate)
-        );
+        let mut text = format!("{bytes} · {:.1} MiB/s", bytes_rate / f64::from(1 << 20));
         if self.job.gate().state() == GateState::Open
             && let Some(left) = share.and_then(Share::left)
         {
@@ -193,8 +192,8 @@ impl<'a> Drawing<'a> {
         text
     }
 
-    /// State, parts, memory, disk.
-    fn bounds(&self) -> String {
+    /// State and parts.
+    fn parts(&self) -> String {
         let progress = self.job.progress();
         let mut text = self.state().to_owned();
         if progress.listed() > 0 && progress.phase() == Phase::Planning {
@@ -207,6 +206,18 @@ impl<'a> Drawing<'a> {
                 units::count(progress.parts_total())
             ));
         }
+        text
+    }
+
+    /// Records, disk, memory.
+    fn amounts(&self) -> String {
+        let progress = self.job.progress();
+        let (records_rate, _) = self.meter.rates();
+        let mut text = format!(
+            "{} · {}/s",
+            units::counted(progress.records(), "record"),
+            units::short_count(records_rate)
+        );
         if progress.stored_bytes() > 0 {
             text.push_str(&format!(
                 " · stored {}",
@@ -264,7 +275,9 @@ impl<'a> Drawing<'a> {
                 .unwrap_or_else(PoisonError::into_inner);
             *shared = None;
             bars.bar.finish_and_clear();
-            bars.detail.finish_and_clear();
+            for detail in &bars.details {
+                detail.finish_and_clear();
+            }
             let _ = bars.all.clear();
             let _ = std::io::stderr().flush();
         }
@@ -275,23 +288,26 @@ impl Bars {
     fn new() -> Self {
         let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10));
         let bar = all.add(ProgressBar::new(1000));
-        let detail = all.add(ProgressBar::new(0));
+        let details = [(); 2].map(|()| {
+            let detail = all.add(ProgressBar::new(0));
+            detail.set_style(style("  {wide_msg}"));
+            detail
+        });
         bar.set_style(style("{spinner} {prefix} {wide_msg}"));
-        detail.set_style(style("  {wide_msg}"));
         Self {
             all,
             bar,
-            detail,
+            details,
             is_spinner: true,
         }
     }
 
-    fn draw(&mut self, verb: &str, share: Option<&Share>, numbers: &str, bounds: &str) {
+    fn draw(&mut self, verb: &str, share: Option<&Share>, pace: &str, details: [String; 2]) {
         if self.is_spinner != share.is_none() {
             self.is_spinner = share.is_none();
             self.bar.set_style(match share {
                 Some(_) => {
-                    style("{spinner} {prefix} {bar:24} {wide_msg}").progress_chars("█▉▊▋▌▍▎▏░")
+                    style("{spinner} {prefix} {bar:16} {wide_msg}").progress_chars("█▉▊▋▌▍▎▏░")
                 }
                 None => style("{spinner} {prefix} {wide_msg}"),
             });
@@ -301,13 +317,15 @@ impl Bars {
             Some(share) => {
                 let fraction = share.fraction();
                 self.bar.set_position((fraction * 1000.0) as u64);
-                format!("{:>3.0}% · {numbers}", fraction * 100.0)
+                format!("{:>3.0}% · {pace}", fraction * 100.0)
             }
-            None => numbers.to_owned(),
+            None => pace.to_owned(),
         };
         self.bar.set_message(message);
         self.bar.tick();
-        self.detail.set_message(bounds.to_owned());
+        for (detail, text) in self.details.iter().zip(details) {
+            detail.set_message(text);
+        }
     }
 }
 

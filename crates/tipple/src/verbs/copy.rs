@@ -47,6 +47,8 @@ pub(super) fn run(
             output,
         );
     }
+    // Before the budget is told: what planning holds may depend on what the source turns out to be.
+    source.check()?;
     let story = memory_story(&options, source.as_ref(), sink.as_ref());
     output.at_start([
         format!("copying {from} to {to}"),

@@ -140,10 +140,12 @@ fn as_cachemover(
             ..CachemoverOptions::default()
         },
     )?;
-    let story = copy::memory_story(&options, source, &sink);
     if args.job.dry_run {
         return copy::dry_run("dump", &options, source, &sink, rates, output);
     }
+    // Before the budget is told, as above.
+    source.check()?;
+    let story = copy::memory_story(&options, source, &sink);
     output.at_start([
         format!(
             "dumping {url} to {}, in the cachemover layout",

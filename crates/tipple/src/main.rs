@@ -81,7 +81,10 @@ fn parse(args: &[OsString]) -> Result<Result<ArgMatches, clap::Error>, CliError>
 /// An error before the flags that say how to tell it were understood.
 fn fail(args: &[OsString], error: &CliError) -> u8 {
     let asked = args.iter().any(|arg| arg == "--json")
-        || env::var("TIPPLE_JSON").is_ok_and(|json| json == "true" || json == "1");
+        || env::var("TIPPLE_JSON").is_ok_and(|json| {
+            // What clap takes for a yes.
+            ["1", "on", "t", "true", "y", "yes"].contains(&json.to_lowercase().as_str())
+        });
     Output::bare(asked).error(error);
     error.kind.exit()
 }

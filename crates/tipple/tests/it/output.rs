@@ -1,5 +1,9 @@
 //! JSON, quiet, the log.
 
+use std::process::{Command, Stdio};
+
+use tipple_testkit::{Memcached, RawMemcached};
+
 use crate::support::{Place, some_lines};
 
 #[test]
@@ -69,6 +73,32 @@ fn the_report_is_the_last_line_and_whole() {
 }
 
 #[test]
+fn bars_show_how_fast_and_how_long_still_on_80_columns() {
+    let place = Place::new();
+    place.write("in.txt", some_lines(8 << 20));
+    let tipple = env!("CARGO_BIN_EXE_tipple");
+    let dump = format!("stty cols 80; {tipple} dump lines:in.txt d --buffer 64KiB --rate 4MiB/s");
+    let ran = Command::new("script")
+        .args(["--quiet", "--return", "--command", &dump, "/dev/null"])
+        .current_dir(place.path(""))
+        .env("TERM", "xterm")
+        .stdin(Stdio::null())
+        .output()
+        .expect("script is in the package bsdutils");
+    let shown = String::from_utf8(ran.stdout).unwrap();
+    assert!(ran.status.success(), "{shown}");
+    // Each whole, whatever is cut off on the right.
+    for part in [
+        " MiB/s · ETA ",
+        " · parts 0 of 1",
+        " records · ",
+        " · memory ",
+    ] {
+        assert!(shown.contains(part), "{part:?} is not in {shown}");
+    }
+}
+
+#[test]
 fn quiet_means_quiet() {
     let place = Place::new();
     place.write("in.txt", "one\n");
@@ -133,4 +163,39 @@ fn the_log_has_times_and_levels() {
         "{log}"
     );
     assert!(place.read("quiet").is_empty());
+}
+
+#[test]
+fn every_yes_of_the_variable_asks_for_json() {
+    let place = Place::new();
+    for (yes, lines) in [("true", 1), ("Yes", 1), ("on", 1), ("1", 1), ("no", 0)] {
+        // An error of what was typed, which is told before the variable is understood.
+        let ran = place.run_with(&["verify", "d", "--typo"], &[("TIPPLE_JSON", yes)]);
+        assert_eq!((ran.exit, ran.json().len()), (Some(2), lines), "{yes}");
+    }
+}
+
+#[test]
+fn the_budget_that_a_copy_tells_is_the_one_it_keeps() {
+    let place = Place::new();
+    let (from, to) = (Memcached::start(&[]), Memcached::start(&[]));
+    RawMemcached::connect(&from).fill(100);
+    let [from, to] = [from.addr(), to.addr()].map(|addr| format!("memcached://{addr}"));
+    for args in [
+        &["copy", &from, &to][..],
+        &["dump", &from, "d"],
+        &["dump", &from, "c", "--layout", "cachemover"],
+    ] {
+        let ran = place.run(args).ok();
+        let after = |words: &str| {
+            let (_, rest) = ran.stderr.split_once(words).expect(words);
+            rest.split([':', '\n']).next().unwrap().to_owned()
+        };
+        assert_eq!(
+            after("memory budget "),
+            after(", of a budget of "),
+            "{}",
+            ran.stderr
+        );
+    }
 }

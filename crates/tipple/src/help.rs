@@ -27,7 +27,7 @@ Units:
   DURATION  500ms, 30s, 10m, 2h, 7d
 
 Settings:
-  Every flag has a variable, TIPPLE_ and its name: TIPPLE_CHUNK_SIZE for --chunk-size.
+  Every flag has a variable, which `tipple VERB --help` names: TIPPLE_CHUNK_SIZE for --chunk-size.
   A settings file (TOML) has the flags' names as keys, for all verbs or in a table for one:
     threads = 4
     [dump]
@@ -75,7 +75,8 @@ Then:
 pub(crate) const LOAD: &str = "\
 Brings the records of the dump in STORE back into SINK. Every frame's checksum is verified before anything of it is \
 applied. Lines come in their order, items in any order, with their flags and the rest of their lives; items that have expired \
-meanwhile are counted. With several memcached servers, each key goes to the one that owns it on the ketama ring of all. \
+meanwhile are counted. With several memcached servers, each key goes to the one that owns it on the ketama ring of all, where EVCache \
+clients look for it if the hosts are IP addresses. \
 Records that were not applied are counted by cause, and losses make the exit code 3.";
 
 pub(crate) const LOAD_EXAMPLES: &str = "\
@@ -149,7 +150,7 @@ Examples:
 
 pub(crate) const TOUR: &str = "\
 Makes a temporary folder with a file of a million lines and runs the commands on it, each shown before it runs: dump, verify, \
-list, cat, load, compare, kill in the middle and go on. Where a memcached is installed, the same with two servers. \
+list, cat, load, compare, kill in the middle and go on. Where a memcached is installed, the same with servers of its own. \
 It ends with what was proven, and with exit code 1 if anything differs.";
 
 pub(crate) const TOUR_EXAMPLES: &str = "\

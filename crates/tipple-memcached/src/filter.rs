@@ -165,10 +165,13 @@ impl Filter {
 
 fn compile(expression: &str) -> Result<Regex, Failure> {
     Regex::new(expression).map_err(|error| {
+        // Its text draws the expression over several lines; the last one says what is wrong.
+        let text = error.to_string();
+        let reason = text.lines().last().unwrap_or_default();
+        let reason = reason.trim_start_matches("error: ");
         usage(format!(
-            "{expression:?} is no regular expression: see https://docs.rs/regex for what is one"
+            "{expression:?} is no regular expression ({reason}): see https://docs.rs/regex for what is one"
         ))
-        .because(error)
     })
 }
 

@@ -1,4 +1,6 @@
-//! Which server owns a key, the way spymemcached and EVCache clients decide it.
+//! Which server owns a key, the way EVCache clients and cachemover decide it where hosts are IP addresses. Other clients
+//! name the points otherwise (spymemcached's own `ip:port-j`, libmemcached's `host-j` at port 11211), so their keys have
+//! other owners.
 //!
 //! Every host gets `bucket` points on a ring of 2³²: for `j` in `0..bucket / 4`, the MD5 of `host/host:port-j` gives
 //! four, little-endian, at its bytes 0, 4, 8 and 12. A key belongs to the first point at or after the first four bytes

@@ -563,7 +563,10 @@ impl Run<'_> {
                 }
             }
         });
-        failure.into_result(sealed)
+        let sealed = failure.into_result(sealed)?;
+        // Committers pass over what they get after a cancel, so not all that was sealed is in the store.
+        gate.check()?;
+        Ok(sealed)
     }
 
     /// Two buffers and an encoder for each worker, all allocated now, all accounted for.

@@ -103,6 +103,8 @@ impl Sealer<'_> {
                 Next::End => break,
                 Next::Restart | Next::Gone => return Ok(false),
             }
+            // What is filled may take long to encode.
+            self.job.gate().check()?;
             let (bytes, span) = feed.frame();
             let grown = chunk.raw_bytes() + bytes.len() as u64;
             if chunk.frames() > 0 && (grown > self.chunk_bytes_max || chunk.is_full()) {

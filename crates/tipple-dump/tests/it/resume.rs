@@ -21,8 +21,8 @@ fn a_dump_broken_off_anywhere_goes_on_to_the_same_records() {
         };
         let broken = dump(&Job::default(), &source, store.as_ref(), &small(3));
         let Err(DumpError::Interrupted) = broken else {
-            // The last records were read before the cancel was seen.
-            assert!(cancel_after > 2500, "{broken:?}");
+            // The last records were stored before the cancel was seen.
+            assert!(cancel_after > 2500 && broken.is_ok(), "{broken:?}");
             continue;
         };
         source.cancel_after = None;
@@ -48,6 +48,22 @@ fn a_dump_broken_off_anywhere_goes_on_to_the_same_records() {
         .unwrap();
         assert_eq!(keep.numbers(), source.expected());
     }
+}
+
+#[test]
+fn a_cancel_after_the_last_record_was_read_is_told_as_one() {
+    let store = memory_store("cancelled-late");
+    let job = Arc::new(Job::default());
+    let mut source = Numbers {
+        bytes: |_| 1000,
+        cancel_when_read: Some(Arc::clone(&job)),
+        ..Numbers::new(120, 120)
+    };
+    let broken = dump(&job, &source, store.as_ref(), &small(1));
+    assert!(matches!(broken, Err(DumpError::Interrupted)), "{broken:?}");
+    source.cancel_when_read = None;
+    let report = dump(&Job::default(), &source, store.as_ref(), &small(1)).unwrap();
+    assert_good(store.as_ref(), report.records);
 }
 
 #[test]

@@ -3,11 +3,12 @@
 //! A record is `u32 length, u64 number, filler`: it tells which one it is, and whether it was changed.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use tipple_budget::Gate;
+use tipple_dump::Job;
 use tipple_flow::{
     Cause, Content, Estimate, Failure, Identity, NewPart, Outcomes, Part, PartName, PartReader,
     PartWriter, Party, PlanBody, Planned, Planner, Position, RecordReader, RecordWriter, Resume,
@@ -32,6 +33,8 @@ pub struct Numbers {
     pub life: AtomicU64,
     /// Cancel the gate after so many records.
     pub cancel_after: Option<u64>,
+    /// Cancel this job when a worker has read its last part.
+    pub cancel_when_read: Option<Arc<Job>>,
     pub read: AtomicU64,
     pub fail_finish: AtomicBool,
     /// Break off the plan after so many parts, once.
@@ -50,6 +53,7 @@ impl Numbers {
             id: 1,
             life: AtomicU64::new(1),
             cancel_after: None,
+            cancel_when_read: None,
             read: AtomicU64::new(0),
             fail_finish: AtomicBool::new(false),
             break_off_after: None,
@@ -146,7 +150,7 @@ impl Source for Numbers {
         Ok(*incarnation == json!(self.life.load(Ordering::Relaxed)))
     }
     fn open(&self) -> Result<Box<dyn PartReader + '_>, Stop> {
-        Ok(Box::new(self))
+        Ok(Box::new(Reading(self)))
     }
     fn finish(&self, _: &Planned, records: u64, outcomes: &Outcomes) -> Result<Value, Stop> {
         if self.fail_finish.load(Ordering::Relaxed) {
@@ -157,9 +161,30 @@ impl Source for Numbers {
     }
 }
 
-impl PartReader for &Numbers {
+struct Reading<'a>(&'a Numbers);
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        if let Some(job) = &self.0.cancel_when_read {
+            job.gate().cancel();
+        }
+    }
+}
+
+impl PartReader for Reading<'_> {
     fn read_part(
         &mut self,
+        part: &dyn Part,
+        out: &mut RecordWriter<'_>,
+        outcomes: &mut Outcomes,
+    ) -> Result<(), Stop> {
+        self.0.read_part(part, out, outcomes)
+    }
+}
+
+impl Numbers {
+    fn read_part(
+        &self,
         part: &dyn Part,
         out: &mut RecordWriter<'_>,
         outcomes: &mut Outcomes,
@@ -271,8 +296,8 @@ impl Sink for Keep {
             id: json!("it"),
         }
     }
-    fn accepts(&self, content: &str, _: u16) -> bool {
-        content == "numbers"
+    fn accepts(&self, content: &str, version: u16) -> bool {
+        content == "numbers" && version == 1
     }
     fn ordered(&self) -> bool {
         self.ordered

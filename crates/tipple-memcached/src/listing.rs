@@ -337,8 +337,8 @@ impl<'a> Run<'a> {
                 run.outcome_or(item, |run, item| run.add(&mut writer, item))
             })?,
             Some(passes) => {
-                let dir = self.lister.dir.join(format!("{}-buckets", self.stem));
-                self.buckets = Some(Buckets::create(dir, stats.curr_items).map_err(disk)?);
+                let buckets = Buckets::create(self.lister.dir, &self.stem, stats.curr_items);
+                self.buckets = Some(buckets.map_err(disk)?);
                 for _ in 0..passes {
                     self.walk(&mut connection, "all", &mut Self::add_to_bucket)?;
                 }
@@ -587,32 +587,31 @@ fn disk(error: std::io::Error) -> Failure {
 }
 
 /// Keys of several passes, spread over files by a hash of the key, so that each file's keys fit in memory.
+///
+/// The files lie in the scratch folder itself: of a job that was killed, the next one removes files, and no folders.
 struct Buckets {
-    dir: PathBuf,
+    paths: Vec<PathBuf>,
     files: Vec<BufWriter<File>>,
     record: Vec<u8>,
     bytes: u64,
 }
 
 impl Buckets {
-    fn create(dir: PathBuf, curr_items: u64) -> std::io::Result<Self> {
-        std::fs::create_dir(&dir)?;
-        let count = (curr_items / BUCKET_KEYS + 1).min(BUCKETS_MAX);
-        let mut files = Vec::new();
-        for n in 0..count {
-            let file = File::options()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .open(dir.join(format!("{n}")))?;
-            files.push(BufWriter::with_capacity(BUCKET_BUFFER_BYTES, file));
-        }
-        Ok(Self {
-            dir,
-            files,
+    fn create(dir: &Path, stem: &str, curr_items: u64) -> std::io::Result<Self> {
+        let mut buckets = Self {
+            paths: Vec::new(),
+            files: Vec::new(),
             record: Vec::new(),
             bytes: 0,
-        })
+        };
+        for n in 0..(curr_items / BUCKET_KEYS + 1).min(BUCKETS_MAX) {
+            let path = dir.join(format!("{stem}-bucket-{n}"));
+            let file = File::create_new(&path)?;
+            buckets.paths.push(path);
+            let file = BufWriter::with_capacity(BUCKET_BUFFER_BYTES, file);
+            buckets.files.push(file);
+        }
+        Ok(buckets)
     }
 
     fn add(&mut self, item: &ListedItem, base: i64) -> std::io::Result<u64> {
@@ -628,8 +627,8 @@ impl Buckets {
     /// All of bucket `n`, whose file is removed.
     fn read(&mut self, n: usize) -> std::io::Result<Vec<u8>> {
         self.files[n].flush()?;
-        let path = self.dir.join(format!("{n}"));
-        let length = std::fs::metadata(&path)?.len();
+        let path = &self.paths[n];
+        let length = std::fs::metadata(path)?.len();
         if length > BUCKET_BYTES_MAX {
             return Err(std::io::Error::new(
                 std::io::ErrorKind::FileTooLarge,
@@ -637,15 +636,18 @@ impl Buckets {
             ));
         }
         let mut bytes = Vec::with_capacity(length as usize);
-        BufReader::new(File::open(&path)?).read_to_end(&mut bytes)?;
-        std::fs::remove_file(&path)?;
+        BufReader::new(File::open(path)?).read_to_end(&mut bytes)?;
+        std::fs::remove_file(path)?;
         Ok(bytes)
     }
 }
 
 impl Drop for Buckets {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.dir);
+        for path in &self.paths {
+            // Gone already if it was read; else what stays is a leftover that the next start removes.
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 
@@ -730,6 +732,24 @@ mod tests {
             [(b"a".to_vec(), 3), (b"b".to_vec(), 5), (b"c".to_vec(), 4)]
         );
         assert!(unique(&bytes[..bytes.len() - 1], 100).map(drop).is_err());
+    }
+
+    #[test]
+    fn what_a_killed_listing_leaves_are_plain_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut buckets = Buckets::create(dir.path(), "keys", 2 * BUCKET_KEYS).unwrap();
+        let mut item = ListedItem::default();
+        item.set_key(b"k");
+        buckets.add(&item, 0).unwrap();
+        let left = || -> Vec<_> { dir.path().read_dir().unwrap().map(Result::unwrap).collect() };
+        assert_eq!(left().len(), 3);
+        for entry in left() {
+            assert!(entry.file_type().unwrap().is_file(), "{entry:?}");
+        }
+        let read: Vec<_> = (0..3).map(|n| buckets.read(n).unwrap().len()).collect();
+        assert!(read.iter().filter(|bytes| **bytes > 0).count() == 1 && left().is_empty());
+        drop(Buckets::create(dir.path(), "keys", 0).unwrap());
+        assert!(left().is_empty());
     }
 
     #[test]

@@ -90,8 +90,6 @@ pub(crate) enum HandOver {
 
 /// What a listing thread tells.
 pub(crate) enum Listed {
-    /// The life of a server whose parts follow.
-    Life(Incarnation),
     /// A listing broke off after parts of it were handed over.
     BrokeOff,
     /// So many more keys were listed.
@@ -105,6 +103,8 @@ pub(crate) enum Listed {
 /// What all listings of a job share.
 pub(crate) struct Lister<'a> {
     pub options: &'a MemcachedOptions,
+    /// Refuses another life of a server than the one that the job began with.
+    pub check_life: &'a (dyn Fn(Incarnation) -> Result<(), Failure> + Sync),
     pub filter: &'a Filter,
     pub listing: Listing,
     pub hand_over: HandOver,
@@ -229,7 +229,6 @@ impl Lister<'_> {
         out: &SyncSender<Listed>,
     ) -> Result<ServerListed, Stop> {
         let mut retry = Retry::new(&self.options.retry);
-        let mut life = None;
         for attempt in 0.. {
             let phase = match self.hand_over {
                 HandOver::AtOnce => "a",
@@ -237,9 +236,9 @@ impl Lister<'_> {
             };
             let stem = format!("keys-{phase}-{number:04}-{attempt:04}");
             let mut run = Run::new(self, server, stem, out);
-            match run.list(&mut life) {
+            match run.list() {
                 Ok(listed) => {
-                    run.hand_over(listed.incarnation.clone())?;
+                    run.hand_over()?;
                     return Ok(listed);
                 }
                 Err(Broken::Stop(stop)) => return Err(stop),
@@ -283,7 +282,6 @@ struct Run<'a> {
     listed: u64,
     reported: u64,
     curr_items: u64,
-    life: Option<Incarnation>,
     now: i64,
     outcomes: Outcomes,
 }
@@ -306,22 +304,19 @@ impl<'a> Run<'a> {
             listed: 0,
             reported: 0,
             curr_items: 0,
-            life: None,
             now: 0,
             outcomes: Outcomes::default(),
         }
     }
 
-    fn list(&mut self, life: &mut Option<Incarnation>) -> Result<ServerListed, Broken> {
+    fn list(&mut self) -> Result<ServerListed, Broken> {
         let gate = Some(self.lister.gate);
         let mut connection = Connection::connect(self.server, self.lister.options, gate)?;
         let stats = Stats::read(&mut connection, gate)?;
         let incarnation = Incarnation::new(self.server.to_string(), &stats);
-        life.get_or_insert_with(|| incarnation.clone())
-            .check(&incarnation)?;
+        (self.lister.check_life)(incarnation.clone())?;
         self.now = stats.time;
         self.curr_items = stats.curr_items;
-        self.life = Some(incarnation.clone());
         let mut writer = KeyFileWriter::new(
             self.lister.dir,
             self.stem.clone(),
@@ -413,17 +408,14 @@ impl<'a> Run<'a> {
         self.lister
             .key_space
             .take(bytes, self.listed, self.curr_items)?;
-        if let (HandOver::AtOnce, Some(life)) = (self.lister.hand_over, &self.life) {
-            self.hand_over(life.clone())?;
+        if self.lister.hand_over == HandOver::AtOnce {
+            self.hand_over()?;
         }
         Ok(())
     }
 
-    /// Hands the full key files over, after the life that they speak of.
-    fn hand_over(&mut self, life: Incarnation) -> Result<(), Stop> {
-        if !self.handed_over {
-            send(self.out, Listed::Life(life))?;
-        }
+    /// Hands the full key files over.
+    fn hand_over(&mut self) -> Result<(), Stop> {
         for file in self.files.drain(..) {
             let part = NewPart {
                 body: PlanBody::File(file.path),

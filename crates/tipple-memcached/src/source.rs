@@ -131,7 +131,7 @@ pub struct MemcachedSource {
     options: MemcachedOptions,
     source: SourceOptions,
     filter: Filter,
-    // The life of each server that the plan speaks of, once that is known; else, the first that was met.
+    // The life of each server that the plan speaks of: the one that the check met, or that of a plan gone on with.
     lives: Mutex<BTreeMap<String, Incarnation>>,
     checked: Mutex<Option<Checked>>,
 }
@@ -261,6 +261,7 @@ impl MemcachedSource {
         let dir = planner.scratch_dir().to_owned();
         let lister = Lister {
             options: &self.options,
+            check_life: &|now| self.check_life(now),
             filter: &self.filter,
             listing: self.source.listing,
             hand_over,
@@ -296,7 +297,6 @@ impl MemcachedSource {
                         broke_off = true;
                         break;
                     }
-                    Listed::Life(life) => self.set_life(&life),
                     Listed::Part(part) => taken = planner.add(part),
                 }
                 if taken.is_err() {
@@ -380,6 +380,7 @@ impl Source for MemcachedSource {
         for server in self.url.servers() {
             let (version, found) = self.look(server)?;
             passes = passes.max(self.source.listing.passes(&version));
+            self.set_life(&Incarnation::new(server.to_string(), &found));
             stats.push(found);
         }
         let key_space = self.key_space(&stats, passes);

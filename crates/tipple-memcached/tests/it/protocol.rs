@@ -25,6 +25,8 @@ enum List {
     Says(Vec<u8>),
     /// Says this and closes the connection.
     Ends(Vec<u8>),
+    /// Says this and is another process from then on.
+    Dies(Vec<u8>),
 }
 
 /// What the peer says to an `mg`. `@` stands for the request's mark.
@@ -38,6 +40,7 @@ enum Get {
 /// is said again and again.
 struct Script {
     version: &'static str,
+    pid: u32,
     pieces: Pieces,
     lists: VecDeque<List>,
     gets: VecDeque<Get>,
@@ -59,6 +62,7 @@ impl Fake {
         let port = listener.local_addr().unwrap().port();
         let script = Script {
             version,
+            pid: 7,
             pieces,
             lists: lists.into(),
             gets: gets.into(),
@@ -148,8 +152,11 @@ fn answer(script: &mut Script, line: &str) -> (Vec<u8>, bool) {
         );
     }
     if line == "stats" {
-        let stats = "STAT pid 7\r\nSTAT uptime 100\r\nSTAT time 2000000000\r\nSTAT curr_items 3\r\nSTAT cmd_flush 0\r\nEND\r\n";
-        return (stats.into(), false);
+        let stats = format!(
+            "STAT pid {}\r\nSTAT uptime 100\r\nSTAT time 2000000000\r\nSTAT curr_items 3\r\nSTAT cmd_flush 0\r\nEND\r\n",
+            script.pid
+        );
+        return (stats.into_bytes(), false);
     }
     if line == "stats settings" {
         return (b"STAT lru_crawler yes\r\nEND\r\n".to_vec(), false);
@@ -158,6 +165,10 @@ fn answer(script: &mut Script, line: &str) -> (Vec<u8>, bool) {
         return match next(&mut script.lists) {
             List::Says(bytes) => (bytes, false),
             List::Ends(bytes) => (bytes, true),
+            List::Dies(bytes) => {
+                script.pid += 1;
+                (bytes, true)
+            }
         };
     }
     if !line.starts_with("mg ") {
@@ -302,6 +313,29 @@ fn a_listing_that_breaks_off_leaves_no_key_files() {
     let dumped = dump(&source(&fake.url, options)).unwrap();
     assert_eq!(keys(&dumped), ["a", "b", "c"]);
     assert_eq!(dumped.report["servers"][0]["listed"], 3);
+}
+
+#[test]
+fn a_server_that_restarts_while_it_is_listed_fails_the_dump() {
+    let one = "key=a exp=-1 la=1 cas=9\n".to_owned();
+    let many: String = (0..1000)
+        .map(|n| format!("key=k{n} exp=-1 la=1 cas={n}\n"))
+        .collect();
+    // Before and after key files were handed over.
+    for begun in [one, many] {
+        let dies = List::Dies(begun.into_bytes());
+        let fake = Fake::start("1.6.28", vec![dies, says(THREE)], vec![hit()]);
+        let options = SourceOptions {
+            key_file_bytes: 4 << 10,
+            ..SourceOptions::default()
+        };
+        let Stop::Failed(failure) = dump(&source(&fake.url, options)).unwrap_err() else {
+            panic!("cancelled");
+        };
+        assert_eq!(failure.party(), Party::Source);
+        let text = failure.to_string();
+        assert!(text.contains("was restarted (pid 7 → 8)"), "{text}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use tipple_budget::Cancelled;
 use tipple_chunk::{ChunkReader, Decoder, Sealed};
 use tipple_flow::{FrameSource, Stop};
-use tipple_store::{ObjectRead, Store};
+use tipple_store::{ObjectRead, Store, StoreErrorKind};
 
 use crate::error::DumpError;
 use crate::job::{Progress, bump};
@@ -106,7 +106,17 @@ impl<'a> PartFrames<'a> {
     }
 
     fn open(&self, entry: &ChunkEntry) -> Result<ChunkReader<Box<dyn ObjectRead>>, DumpError> {
-        let object = self.store.open(&layout::object(&entry.name))?;
+        let object = self
+            .store
+            .open(&layout::object(&entry.name))
+            .map_err(|error| match error.kind() {
+                // A verification has told it already, from the listing.
+                StoreErrorKind::NotFound if !self.verifies => self.damaged(
+                    &entry.name,
+                    "is missing, and its part record lists it; restore it, or dump again into another folder",
+                ),
+                _ => error.into(),
+            })?;
         let reader = ChunkReader::open(object, Some(&entry.index_sha256))
             .map_err(DumpError::chunk(&entry.name))?;
         let index = reader.index();

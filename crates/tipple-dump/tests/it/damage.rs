@@ -211,6 +211,26 @@ fn a_finished_dump_without_its_head_is_damaged() {
 }
 
 #[test]
+fn a_missing_chunk_is_damage_and_no_failure_of_the_store() {
+    let whole = tempfile::tempdir().unwrap();
+    let dir = whole.path().join("dump");
+    let url: StoreUrl = dir.to_str().unwrap().parse().unwrap();
+    let store = open_store(&url, Access::Write).unwrap();
+    let source = Numbers::new(3000, 1000);
+    dump(&Job::default(), &source, store.as_ref(), &small(2)).unwrap();
+    fs::remove_file(kinds(&dir).remove(0)).unwrap();
+    assert_eq!(problems(&dir, Depth::Full).unwrap(), 1);
+    let options = LoadOptions::default();
+    let loaded = load(
+        &Job::default(),
+        open(&dir).as_ref(),
+        &Keep::default(),
+        &options,
+    );
+    assert_eq!(loaded.unwrap_err().kind(), ErrorKind::Damaged);
+}
+
+#[test]
 fn files_that_changed_places_are_found() {
     let whole = tempfile::tempdir().unwrap();
     let source = Numbers::new(3000, 1000);

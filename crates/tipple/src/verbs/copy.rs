@@ -6,7 +6,7 @@ use tipple_budget::Rates;
 use tipple_dump::CopyOptions;
 use tipple_flow::{Sink, Source};
 
-use crate::cli::CopyArgs;
+use crate::cli::{CopyArgs, Mode};
 use crate::endpoint::{SinkUrl, SourceUrl};
 use crate::error::CliError;
 use crate::output::Output;
@@ -27,6 +27,9 @@ pub(super) fn run(
     let source_is_memcached = matches!(from, SourceUrl::Memcached(_));
     typed.fit_memcached(source_is_memcached || matches!(to, SinkUrl::Memcached(_)))?;
     refuse_two_writers(output, &to)?;
+    if args.storing.mode == Mode::Set {
+        refuse_overlap(&from, &to)?;
+    }
     let memcached = MemcachedFlags {
         connection: &args.connection,
         filter: &args.filter,
@@ -67,6 +70,19 @@ pub(super) fn refuse_two_writers(output: &Output, to: &SinkUrl) -> Result<(), Cl
             "--json and the sink - would both write to standard output: give lines:FILE as the sink, or leave --json out",
         )),
         _ => Ok(()),
+    }
+}
+
+/// A copy into a server that it reads would set items again, over what clients have stored since they were read.
+fn refuse_overlap(from: &SourceUrl, to: &SinkUrl) -> Result<(), CliError> {
+    let (SourceUrl::Memcached(from), SinkUrl::Memcached(to)) = (from, to) else {
+        return Ok(());
+    };
+    match from.servers().iter().find(|one| to.servers().contains(one)) {
+        Some(server) => Err(CliError::usage(format!(
+            "{server} is both read and written: give --mode add, so that nothing newer is replaced, or name other servers"
+        ))),
+        None => Ok(()),
     }
 }
 

@@ -60,6 +60,7 @@ fn usage() {
         &["dump", "lines:in.txt", "d", "--key-prefix", "a"],
         &["dump", "lines:in.txt", "d", "--listing", "hash"],
         &["dump", "-", "d", "--part-size", "1MiB"],
+        &["copy", "memcached://a,b", "memcached://b,c"],
         &["dump", "memcached://a", "d", "--listing", "all:0"],
         &["dump", "memcached://a", "d", "--key-regex", "("],
         &["dump", "memcached://a", "d", "--min-ttl", "5"],

@@ -67,12 +67,13 @@ fn servers(url: &MemcachedUrl, args: &DoctorArgs, output: &Output) -> Result<u8,
 fn store(url: &StoreUrl, answer: &mut Answer) -> Result<(Value, u8), CliError> {
     // It must exist: a question makes no folder.
     let read_only = open_store(url, Access::Read)?;
-    let (store, writable) = match open_store(url, Access::Write) {
-        Ok(store) => (store, true),
-        Err(error) if error.kind() == StoreErrorKind::Denied => (read_only, false),
+    // Someone else's folder opens, and refuses what is written to it.
+    let tried = open_store(url, Access::Write).and_then(|store| store.capabilities());
+    let (can, writable) = match tried {
+        Ok(can) => (can, true),
+        Err(error) if error.kind() == StoreErrorKind::Denied => (read_only.capabilities()?, false),
         Err(error) => return Err(error.into()),
     };
-    let can = store.capabilities()?;
     let absent = match can.put_if_absent {
         PutIfAbsent::Honoured => "an object is never overwritten: tried, and refused",
         PutIfAbsent::Ignored => "OVERWRITES objects: two writers would destroy each other's work",

@@ -155,13 +155,13 @@ fn nasty_items_arrive_as_they_were() {
     ];
     for len in [1, 185, 186, 187, 188, 249, 250] {
         let mut key = random.bytes(len);
-        key[0] |= 0x80;
+        key[0] = 1;
         items.push(Owned::new(key, random.bytes(len * 11)).flags(len as u32));
     }
     for flags in [0, 1, 0xFFFF, 0x1_0000, u32::MAX] {
         items.push(Owned::new(format!("flags {flags}"), "v").flags(flags));
         items.push(Owned::new(format!("flags:{flags}"), "v").flags(flags));
-        items.push(Owned::new([&[0xFF; 200][..], &flags.to_be_bytes()].concat(), "v").flags(flags));
+        items.push(Owned::new([&[b' '; 200][..], &flags.to_be_bytes()].concat(), "v").flags(flags));
     }
     let sink = sink_of(server.url(), SinkOptions::default());
     assert_eq!(load(&sink, &items), Outcomes::default());
@@ -196,7 +196,7 @@ fn expiry_is_absolute_and_what_cannot_be_said_is_counted() {
     let mut items = Vec::new();
     for exptime in [&lives[..], &expired, &beyond].concat() {
         items.push(Owned::new(format!("e{exptime}"), "v").exptime(exptime));
-        let long = [&[0xFE; 200][..], &exptime.to_be_bytes()].concat();
+        let long = [&[b' '; 200][..], &exptime.to_be_bytes()].concat();
         items.push(Owned::new(long, "v").exptime(exptime));
     }
     items.push(Owned::new("never", "v").exptime(NEVER));
@@ -225,7 +225,7 @@ fn expiry_is_absolute_and_what_cannot_be_said_is_counted() {
 #[test]
 fn add_keeps_what_is_there() {
     let server = Memcached::start(&["-m", "64"]);
-    let long = vec![0xEE; 250];
+    let long = vec![b' '; 250];
     let mut peer = server.peer();
     peer.set("there", b"newer", 7, 0);
     server.peer().set_binary(&long, b"newer", 7, 0);
@@ -233,7 +233,7 @@ fn add_keeps_what_is_there() {
         Owned::new("there", "older"),
         Owned::new(long.clone(), "older"),
         Owned::new("new", "ours").flags(3),
-        Owned::new(vec![0xDD; 250], "ours").flags(3),
+        Owned::new(vec![b'\n'; 250], "ours").flags(3),
     ];
     let sink = sink_of(server.url(), add());
     let outcomes = load(&sink, &items);
@@ -672,7 +672,7 @@ fn refusals_count_once_however_often_they_are_sent_again() {
 #[test]
 fn a_cut_in_a_value_that_is_too_large_to_keep_ends_the_load() {
     let server = Memcached::start(&["-m", "256", "-I", "16m"]);
-    for key in [b"large".to_vec(), vec![0xFF; 200]] {
+    for key in [b"large".to_vec(), vec![b' '; 200]] {
         let proxy = Proxy::start(&server, vec![usize::MAX, 2_000_000, 2_000_000]);
         let sink = sink_of(proxy.url.clone(), SinkOptions::default());
         let mut items = some_items(100, 700, 8);
@@ -725,10 +725,10 @@ fn a_writer_goes_on_after_a_part_that_failed() {
 fn a_server_without_the_binary_protocol_cannot_have_long_odd_keys() {
     let server = Memcached::start(&["-m", "64", "-B", "ascii"]);
     let mut items = some_items(10, 100, 10);
-    items.push(Owned::new(vec![0xFF; 186], "short enough"));
-    items.push(Owned::new(vec![0xFF; 187], "too long"));
-    items.push(Owned::new(vec![0xFF; 250], "too long"));
-    items.push(Owned::new(vec![0xFE; 250], vec![1; 3_000_000]));
+    items.push(Owned::new(vec![b' '; 186], "short enough"));
+    items.push(Owned::new(vec![b' '; 187], "too long"));
+    items.push(Owned::new(vec![b' '; 250], "too long"));
+    items.push(Owned::new(vec![b'\n'; 250], vec![1; 3_000_000]));
     items.push(Owned::new("after", "v"));
     let outcomes = load(&sink_of(server.url(), SinkOptions::default()), &items);
     assert_eq!(counts(&outcomes), counted(&[("key cannot be sent", 3)]));
@@ -737,11 +737,23 @@ fn a_server_without_the_binary_protocol_cannot_have_long_odd_keys() {
 }
 
 #[test]
+fn bytes_that_are_no_ascii_need_no_other_protocol() {
+    let server = Memcached::start(&["-m", "64", "-B", "ascii"]);
+    let sink = sink_of(server.url(), SinkOptions::default());
+    let keys = [1, 93, 94, 125].map(|n| "ä".repeat(n));
+    let items = keys.each_ref().map(|key| Owned::new(key.as_str(), "v"));
+    assert_eq!(load(&sink, &items), Outcomes::default());
+    for key in keys {
+        assert_eq!(server.peer().ask(&format!("mg {key} t")), "HD t-1");
+    }
+}
+
+#[test]
 fn a_unix_socket_will_do() {
     let folder = tempfile::tempdir().unwrap();
     let server = Memcached::start_unix(folder.path().join("m.sock"), &["-m", "64"]);
     let mut items = some_items(5000, 700, 11);
-    items.push(Owned::new(vec![0xFF; 250], "long"));
+    items.push(Owned::new(vec![b' '; 250], "long"));
     let sink = sink_of(server.url(), SinkOptions::default());
     assert_eq!(load(&sink, &items), Outcomes::default());
     assert_holds(&server, &items);

@@ -1,7 +1,8 @@
 //! The verb `dump`: from a live system into a store.
 
 use std::cell::Cell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -321,6 +322,7 @@ fn resumable_plan(
         if source.resumable() && source.is_same(&sealed.planned.incarnation)? {
             check_plan(store, &id, &sealed)?;
             let committed = committed_parts(store, head, &id)?;
+            check_committed(store, &sealed, &committed)?;
             return Ok(Some(Plan {
                 id,
                 sealed: Some(sealed),
@@ -350,19 +352,33 @@ fn store_has_planned(store: &dyn Store, plan: &str) -> Result<bool, DumpError> {
     }
 }
 
-/// Whether all parts of a sealed plan are its own.
+/// Whether the parts of a sealed plan are those whose plan objects are in the store.
 fn check_plan(store: &dyn Store, plan: &str, sealed: &Sealed) -> Result<(), DumpError> {
-    let foreign = |part: &&SealedPart| layout::plan_of(&part.name) != plan;
-    match sealed.parts.iter().find(foreign) {
-        None => Ok(()),
-        Some(part) => Err(DumpError::Damaged {
-            store: store.url().to_owned(),
-            object: layout::planned_object(plan).to_string(),
-            reason: format!(
-                "has part {}, which is none of this plan; restore it, or dump again into another folder",
-                part.name
-            ),
-        }),
+    let planned = layout::planned_object(plan);
+    let damaged = |part: &dyn Display, what: &str| DumpError::Damaged {
+        store: store.url().to_owned(),
+        object: planned.to_string(),
+        reason: format!("{part} {what}; restore it, or dump again into another folder"),
+    };
+    let mut objects = BTreeSet::new();
+    for part in &sealed.parts {
+        if layout::plan_of(&part.name) != plan {
+            return Err(damaged(&part.name, "is no part of this plan"));
+        }
+        objects.insert(part.object());
+    }
+    let mut stray = None;
+    store.list(&format!("plan/{plan}/"), &mut |entry| {
+        if entry.name != planned && !objects.remove(&entry.name) {
+            stray = Some(entry.name);
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    })?;
+    match (stray, objects.first()) {
+        (Some(object), _) => Err(damaged(&object, "was planned, and it does not say so")),
+        (None, Some(object)) => Err(damaged(object, "is missing")),
+        (None, None) => Ok(()),
     }
 }
 
@@ -384,6 +400,20 @@ fn committed_parts(
             Ok(record)
         })
         .collect()
+}
+
+fn check_committed(
+    store: &dyn Store,
+    sealed: &Sealed,
+    committed: &[PartRecord],
+) -> Result<(), DumpError> {
+    let planned: BTreeMap<_, _> = sealed.parts.iter().map(|part| (&part.name, part)).collect();
+    for record in committed {
+        if let Some(part) = planned.get(&record.part) {
+            committer::check_planned(store, part, record)?;
+        }
+    }
+    Ok(())
 }
 
 fn tell_start(job: &Job, plan: &Plan, estimate: &Estimate, options: &DumpOptions, memory: &Budget) {

@@ -225,6 +225,29 @@ fn a_dump_does_not_go_on_with_a_forged_plan_or_record() {
                 sealed["parts"][0]["name"] = json!("deadbeef-00000000");
             });
         }),
+        ("a part less", |hostile| {
+            hostile.change(&hostile.first("plan").join("PLANNED"), |sealed| {
+                sealed["parts"].as_array_mut().unwrap().remove(0);
+            });
+            fs::remove_file(hostile.first("parts")).unwrap();
+        }),
+        ("no plan object", |hostile| {
+            let plan = hostile.first("plan");
+            let objects = fs::read_dir(&plan).unwrap();
+            let mut paths = objects.map(|entry| entry.unwrap().path());
+            fs::remove_file(paths.find(|path| !path.ends_with("PLANNED")).unwrap()).unwrap();
+        }),
+        ("another count", |hostile| {
+            hostile.change(&hostile.first("plan").join("PLANNED"), |sealed| {
+                sealed["parts"][0]["records"] = json!(1001);
+            });
+        }),
+        ("another count of a part to be done", |hostile| {
+            hostile.change(&hostile.first("plan").join("PLANNED"), |sealed| {
+                sealed["parts"][0]["records"] = json!(1001);
+            });
+            fs::remove_file(hostile.first("parts")).unwrap();
+        }),
         ("a part of no plan", |hostile| {
             hostile.change(&hostile.first("plan").join("PLANNED"), |sealed| {
                 sealed["parts"][0]["name"] = json!("other");

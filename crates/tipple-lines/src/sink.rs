@@ -315,7 +315,7 @@ impl LinesSink {
         if error.kind() == ErrorKind::BrokenPipe {
             return Failure::new(
                 Party::Sink,
-                format!("the reader of standard output went away after {bytes} bytes or more: the load is not complete"),
+                format!("the reader of standard output went away before the end (after at least {bytes} bytes): the load is not complete"),
             )
             .because(error);
         }

@@ -253,7 +253,7 @@ fn a_stream_gets_the_bytes_and_its_end_is_told() {
     assert_eq!(party, Party::Sink);
     assert_eq!(
         message,
-        "the reader of standard output went away after 4 bytes or more: the load is not complete"
+        "the reader of standard output went away before the end (after at least 4 bytes): the load is not complete"
     );
 }
 

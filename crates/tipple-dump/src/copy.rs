@@ -109,9 +109,9 @@ pub fn copy(
     let mut totals = copying.totals.into_inner().expect("no worker panicked");
     totals.read.merge(&planned.outcomes);
     let source_said = source.finish(&planned, totals.records, &totals.read)?;
-    let sink_said = sink.finish(&totals.applied)?;
     let mut outcomes = totals.read;
     outcomes.merge(&totals.applied);
+    let sink_said = sink.finish(&outcomes)?;
     Ok(Report {
         records: totals.records - totals.applied.total(),
         parts: totals.parts,

@@ -73,7 +73,8 @@ pub trait Sink: Send + Sync {
     /// [`Stop::Failed`] if the system cannot be reached.
     fn open<'a>(&'a self, gate: &'a Gate) -> Result<Box<dyn PartWriter + 'a>, Stop>;
 
-    /// Makes everything visible. What it returns goes into the report.
+    /// Makes everything visible. `outcomes` is what became of all records of the job that were not applied; of a copy,
+    /// also of those that the source did not give. What it returns goes into the report.
     ///
     /// # Errors
     /// [`Stop::Failed`] if the load must not be called complete.

@@ -293,6 +293,30 @@ fn the_cachemover_layout_there_and_back() {
     let dump = path(&dir, "dump");
     exits(0, &["dump", &url(&b), &dump]);
     assert_filled(&dump, 3000);
+
+    // What was left out is in its counters, as cachemover's own has it.
+    let few = path(&dir, "few");
+    let args = [
+        "dump",
+        &url(&a),
+        &few,
+        "--layout",
+        "cachemover",
+        "--key-regex",
+        "0$",
+    ];
+    let left_out = report(&args)["outcomes"]["filtered: regex"]
+        .as_u64()
+        .unwrap();
+    assert!((1..3000).contains(&left_out));
+    let done = std::fs::read_to_string(Path::new(&few).join("datafiles_completed/DONE")).unwrap();
+    for line in [
+        "Total keys from metadump: 3000".to_owned(),
+        format!("Total keys dumped: {}", 3000 - left_out),
+        format!("Total keys filtered: {left_out}"),
+    ] {
+        assert!(done.contains(&line), "{line}: {done}");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, Command};
@@ -48,12 +48,29 @@ fn usual_path() -> Option<PathBuf> {
     path.exists().then_some(path)
 }
 
+/// The most bytes of a settings or a password file: 1 MiB.
+const SMALL_BYTES_MAX: u64 = 1 << 20;
+
+/// Reads a file that a person wrote. It may be a pipe; it may not be endless.
+pub(crate) fn read_small(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let mut file = fs::File::open(path)?.take(SMALL_BYTES_MAX + 1);
+    file.read_to_string(&mut text)?;
+    if text.len() as u64 > SMALL_BYTES_MAX {
+        return Err(io::Error::new(
+            ErrorKind::InvalidData,
+            format!("it is longer than {SMALL_BYTES_MAX} bytes"),
+        ));
+    }
+    Ok(text)
+}
+
 /// Makes the values of the file at `path` the defaults of `command`.
 pub(crate) fn apply(command: Command, path: &Path) -> Result<Command, CliError> {
     let place = path.display().to_string();
-    let text = fs::read_to_string(path).map_err(|error| {
+    let text = read_small(path).map_err(|error| {
         let kind = match error.kind() {
-            ErrorKind::NotFound | ErrorKind::IsADirectory => Kind::Usage,
+            ErrorKind::NotFound | ErrorKind::IsADirectory | ErrorKind::InvalidData => Kind::Usage,
             _ => Kind::Budget,
         };
         CliError::new(

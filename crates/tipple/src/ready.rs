@@ -2,7 +2,6 @@
 
 use std::env;
 use std::fmt;
-use std::fs;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -267,7 +266,7 @@ fn credentials(flags: &ConnectionFlags) -> Result<Option<Credentials>, CliError>
         .password_file
         .as_deref()
         .map(|path| {
-            fs::read_to_string(path).map_err(|error| {
+            crate::config::read_small(path).map_err(|error| {
                 CliError::new(
                     Kind::Usage,
                     format!("--password-file {}: {error}", path.display()),

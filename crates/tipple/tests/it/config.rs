@@ -113,3 +113,28 @@ fn what_is_wrong_in_it_is_told() {
     }
     assert_snapshot!(told);
 }
+
+#[test]
+fn a_file_without_an_end_is_refused() {
+    let place = Place::new();
+    for args in [
+        &["dump", "lines:in.txt", "d", "--config", "/dev/zero"][..],
+        &[
+            "dump",
+            "memcached://127.0.0.1:1",
+            "d",
+            "--user",
+            "me",
+            "--password-file",
+            "/dev/zero",
+        ],
+    ] {
+        let ran = place.run(args);
+        assert_eq!(ran.exit, Some(2), "{}", ran.stderr);
+        assert!(
+            ran.stderr.contains("longer than 1048576 bytes"),
+            "{}",
+            ran.stderr
+        );
+    }
+}

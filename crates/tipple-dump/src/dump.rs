@@ -525,7 +525,8 @@ impl Run<'_> {
                 .cloned(),
         );
         let (to_committers, work) = sync_channel::<Work>(self.options.threads);
-        let work = Mutex::new(work);
+        // Gone with the last committer, so that no sender waits for one that panicked.
+        let work = Arc::new(Mutex::new(work));
         let fail = |error| failure.set(error);
         let (name, version) = self.source.content();
         let content = Content::new(name, version);
@@ -573,8 +574,10 @@ impl Run<'_> {
             }
             drop(to_committers);
             for _ in 0..self.options.threads {
-                scope.spawn(|| committer::run(self.job, self.store, name, &work, &fail));
+                let (work, fail) = (Arc::clone(&work), &fail);
+                scope.spawn(move || committer::run(self.job, self.store, name, &work, fail));
             }
+            drop(work);
             let sealed = match &self.plan.sealed {
                 Some(sealed) => Ok((self.plan.id.clone(), sealed.clone())),
                 None => planning

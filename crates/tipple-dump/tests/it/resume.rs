@@ -67,6 +67,20 @@ fn a_cancel_after_the_last_record_was_read_is_told_as_one() {
 }
 
 #[test]
+fn a_panic_behind_the_workers_ends_the_dump() {
+    let store = memory_store("panics");
+    let job = Job::default().on_event(|event| {
+        assert!(!matches!(event, Event::Part { .. }), "on purpose");
+    });
+    let source = Numbers::new(1000, 50);
+    let dumping = || dump(&job, &source, store.as_ref(), &small(1));
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(dumping)).is_err());
+    assert!(list(store.as_ref()).unwrap().done.is_none());
+    let report = dump(&Job::default(), &source, store.as_ref(), &small(1)).unwrap();
+    assert_eq!(report.records, 1000);
+}
+
+#[test]
 fn a_source_with_another_life_is_dumped_anew_and_never_mixed() {
     let store = memory_store("lives");
     let mut source = Numbers {

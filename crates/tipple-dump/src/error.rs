@@ -103,10 +103,7 @@ impl DumpError {
             Self::Damaged { .. } => ErrorKind::Damaged,
             Self::Chunk { source, .. } => match source.kind() {
                 tipple_chunk::ErrorKind::FormatVersion => ErrorKind::Version,
-                tipple_chunk::ErrorKind::Io => match source {
-                    ChunkError::Io { source, .. } if is_full(source) => ErrorKind::Budget,
-                    _ => ErrorKind::Store,
-                },
+                tipple_chunk::ErrorKind::Io => ErrorKind::Store,
                 tipple_chunk::ErrorKind::Usage => ErrorKind::Usage,
                 _ => ErrorKind::Damaged,
             },
@@ -139,7 +136,15 @@ impl DumpError {
 
     pub(crate) fn chunk(object: impl ToString) -> impl FnOnce(ChunkError) -> Self {
         let object = object.to_string();
-        move |source| Self::Chunk { object, source }
+        move |error| match error {
+            // A disk that is full is no fault of the chunk, and has a next step.
+            ChunkError::Io { source, .. } if is_full(&source) => Self::Disk {
+                operation: "write",
+                path: object,
+                source,
+            },
+            source => Self::Chunk { object, source },
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use crate::{Operation, StoreError, StoreErrorKind};
 
 /// What a store may be written as, for messages.
-const KNOWN: &str = "a path, file:PATH, memory:NAME (for tests)";
+const KNOWN: &str = "a path, file:PATH";
 
 /// Where a store is.
 ///
@@ -214,11 +214,11 @@ mod tests {
 
     #[test]
     fn refusals_name_the_scheme_and_the_known_ones() {
-        insta::assert_snapshot!(refusal("s3://b/p"), @"cannot use s3://… as a store: s3:// stores are not in this version yet; give a path, file:PATH, memory:NAME (for tests)");
-        insta::assert_snapshot!(refusal("s3:/x"), @"cannot use s3://… as a store: s3:// stores are not in this version yet; give a path, file:PATH, memory:NAME (for tests)");
-        insta::assert_snapshot!(refusal("foo://b"), @"cannot use foo:… as a store: foo: is not a kind of store; give a path, file:PATH, memory:NAME (for tests); a folder with a colon in its name is written file:PATH");
-        insta::assert_snapshot!(refusal(" s3://b"), @"cannot use …:… as a store: what is before the colon is not a kind of store; give a path, file:PATH, memory:NAME (for tests); a folder with a colon in its name is written file:PATH");
-        insta::assert_snapshot!(refusal(""), @r#"cannot use "" as a store: it is empty; give a path, file:PATH, memory:NAME (for tests)"#);
+        insta::assert_snapshot!(refusal("s3://b/p"), @"cannot use s3://… as a store: s3:// stores are not in this version yet; give a path, file:PATH");
+        insta::assert_snapshot!(refusal("s3:/x"), @"cannot use s3://… as a store: s3:// stores are not in this version yet; give a path, file:PATH");
+        insta::assert_snapshot!(refusal("foo://b"), @"cannot use foo:… as a store: foo: is not a kind of store; give a path, file:PATH; a folder with a colon in its name is written file:PATH");
+        insta::assert_snapshot!(refusal(" s3://b"), @"cannot use …:… as a store: what is before the colon is not a kind of store; give a path, file:PATH; a folder with a colon in its name is written file:PATH");
+        insta::assert_snapshot!(refusal(""), @r#"cannot use "" as a store: it is empty; give a path, file:PATH"#);
         insta::assert_snapshot!(refusal("memory:"), @"cannot use memory:… as a store: the name is not one or more of A-Z a-z 0-9 . _ = -; give memory:NAME");
         insta::assert_snapshot!(refusal("file:"), @"cannot use file: as a store: the path is missing; give file:PATH");
         insta::assert_snapshot!(refusal("file://host/x"), @"cannot use file://… as a store: what follows file:// is a host; give file:PATH or file:///PATH");

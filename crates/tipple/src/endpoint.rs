@@ -196,16 +196,29 @@ impl fmt::Display for DumpPlace {
 }
 
 pub(crate) fn store_url(text: &OsStr) -> Result<StoreUrl, CliError> {
-    match text.to_str() {
-        Some(text) => Ok(text.parse()?),
+    let url = match text.to_str() {
+        Some(text) => text.parse()?,
         // A path that is not UTF-8 is a path.
-        None => Ok(StoreUrl::folder(text)),
+        None => StoreUrl::folder(text),
+    };
+    if url.as_folder().is_none() {
+        return Err(CliError::usage(format!(
+            "{url} would be gone with this process: give a folder"
+        )));
     }
+    Ok(url)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_ends_with_the_process_is_no_store() {
+        let refused = store_url(OsStr::new("memory:x")).unwrap_err();
+        assert_eq!(refused.kind.exit(), 2);
+        assert!(store_url(OsStr::new("./memory")).is_ok());
+    }
 
     #[test]
     fn each_kind_is_known() {

@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tipple_testkit::{Memcached, RawMemcached, Tmpfs};
+use tipple_testkit::{Memcached, RawMemcached, Tmpfs, wait_for};
 
 use crate::whole_job::{assert_filled, exits, items, path, tipple, url};
 
@@ -255,6 +255,15 @@ fn a_million_items_under_traffic_while_the_table_grows() {
     // Small values: what matters here is their number.
     raw.set_many((0..STABLE).map(|n| (format!("stable:{n:07}"), n.to_le_bytes(), 0)));
     assert_eq!(raw.stat("curr_items"), STABLE);
+    // The table doubles at one and a half items a bucket, one step after the other: once it has caught up, so many more
+    // are stored that a few of those below make it grow.
+    let mut power = 0;
+    wait_for("the table to catch up", || {
+        raw.set(b"moving", b"", 0, 0);
+        power = raw.stat("hash_power_level");
+        (3 << power) / 2 > STABLE && raw.stat("hash_is_expanding") == 0
+    });
+    raw.set_many((STABLE + 1000..(3 << power) / 2).map(|n| (format!("still:{n}"), b"", 0)));
     let (addr, ended) = (server.addr(), AtomicBool::new(false));
     let dir = tempfile::tempdir().unwrap();
     let dump = path(&dir, "dump");
@@ -297,8 +306,10 @@ fn a_million_items_under_traffic_while_the_table_grows() {
             "zstd:1",
         ];
         let dumped = std::panic::catch_unwind(|| exits(0, &args));
+        let grown = raw.stat("hash_power_level");
         ended.store(true, Ordering::Relaxed);
         dumped.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        assert!(grown > power, "the table did not grow meanwhile");
     });
     exits(0, &["verify", &dump]);
     let items = items(&dump);

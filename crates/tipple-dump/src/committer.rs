@@ -180,10 +180,7 @@ fn commit(job: &Job, store: &dyn Store, part: &OpenPart) -> Result<(), DumpError
     let (record, orphans) = part.record();
     check_planned(store, &part.planned, &record)?;
     failpoint!("committing");
-    store.put_if_absent(
-        &layout::part_object(&record.part),
-        &layout::to_json(&record),
-    )?;
+    layout::put_json(store, &layout::part_object(&record.part), &record)?;
     failpoint!("committed");
     for orphan in orphans {
         store.delete(&orphan)?;

@@ -6,8 +6,8 @@ use std::sync::mpsc::{Receiver, sync_channel};
 
 use tipple_budget::{Budget, BufferPool, Cancelled, Permit};
 use tipple_flow::{
-    Block, Failure, FrameSource, Outcomes, PartName, PartWriter, Party, RecordReader, Sink, Source,
-    Stop, Written,
+    Block, Failure, FrameSource, Outcomes, PartWriter, Party, RecordReader, Sink, Source, Stop,
+    Written,
 };
 use tipple_store::{Access, Store, open_store};
 
@@ -172,7 +172,7 @@ impl Copying<'_> {
                     }
                 });
                 scope.spawn(move || {
-                    let begin = |part: &SealedPart| part.name.clone();
+                    let begin = SealedPart::clone;
                     let (source, plans) = (self.source, self.plans);
                     if let Err(error) =
                         filling::fill(gate, source, plans, ready, &pool, &to_sink, begin)
@@ -197,7 +197,7 @@ impl Copying<'_> {
         failure.into_result(planned)
     }
 
-    fn apply(&self, messages: Receiver<Message<PartName>>) -> Result<(), DumpError> {
+    fn apply(&self, messages: Receiver<Message<SealedPart>>) -> Result<(), DumpError> {
         let gate = self.job.gate();
         let mut writer = None;
         while let Ok(message) = messages.recv() {
@@ -216,9 +216,10 @@ impl Copying<'_> {
     fn apply_part(
         &self,
         writer: &mut (dyn PartWriter + '_),
-        part: &PartName,
-        messages: &Receiver<Message<PartName>>,
+        planned: &SealedPart,
+        messages: &Receiver<Message<SealedPart>>,
     ) -> Result<(), DumpError> {
+        let part = &planned.name;
         let mut frames = BlockFrames {
             job: self.job,
             messages,
@@ -245,6 +246,13 @@ impl Copying<'_> {
             (written.records, written.bytes),
             "I6: part {part} was not read to its end"
         );
+        if let Some(records) = planned.records {
+            assert_eq!(
+                written.records + outcomes.total(),
+                records,
+                "I6: part {part} does not account for every record that was planned"
+            );
+        }
         bump(&self.job.progress().parts, 1);
         let mut totals = self.totals.lock().expect("no worker panicked");
         totals.parts += 1;
@@ -269,7 +277,7 @@ impl Copying<'_> {
 /// no checksum to verify.
 struct BlockFrames<'a> {
     job: &'a Job,
-    messages: &'a Receiver<Message<PartName>>,
+    messages: &'a Receiver<Message<SealedPart>>,
     block: Option<Block>,
     frame: usize,
     ended: Option<(Written, Outcomes)>,

@@ -155,7 +155,7 @@ pub fn dump(
     store.put_if_absent(&layout::object(layout::SHA256SUMS), &sums.sha256sums())?;
     failpoint!("summed");
     let done = sums.done(&plan_id, said.clone());
-    store.put_if_absent(&layout::object(layout::DONE), &layout::to_json(&done))?;
+    layout::put_json(store, &layout::object(layout::DONE), &done)?;
     failpoint!("done");
     Ok(Report {
         records: sums.records,
@@ -275,7 +275,7 @@ fn create_head(
         },
         shaping: options.shaping(),
     };
-    store.put_if_absent(&layout::object(layout::HEAD), &layout::to_json(&head))?;
+    layout::put_json(store, &layout::object(layout::HEAD), &head)?;
     failpoint!("begun");
     Ok(())
 }
@@ -335,21 +335,13 @@ fn resumable_plan(
         ));
     }
     for id in plans {
-        if !store_has_planned(store, &id)? {
+        if !layout::exists(store, &layout::planned_object(&id))? {
             warn(format!(
                 "plan {id} was broken off before it was whole: planning again"
             ));
         }
     }
     Ok(None)
-}
-
-fn store_has_planned(store: &dyn Store, plan: &str) -> Result<bool, DumpError> {
-    match store.head(&layout::planned_object(plan)) {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == tipple_store::StoreErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// Whether the parts of a sealed plan are those whose plan objects are in the store.

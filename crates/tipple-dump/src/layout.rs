@@ -323,6 +323,35 @@ pub(crate) fn chunk_object(
     ))
 }
 
+/// Writes a JSON object of the layout once (I5).
+///
+/// # Errors
+/// `Usage` if it is longer than readers take, so that nothing is written that could not be read back.
+pub(crate) fn put_json<T: Serialize>(
+    store: &dyn Store,
+    name: &ObjectName,
+    value: &T,
+) -> Result<(), DumpError> {
+    let bytes = to_json(value);
+    if bytes.len() as u64 > JSON_BYTES_MAX {
+        return Err(DumpError::Usage(format!(
+            "{name} would have {} bytes, and {JSON_BYTES_MAX} is the most: give a larger --chunk-size, and larger parts",
+            bytes.len()
+        )));
+    }
+    store.put_if_absent(name, &bytes)?;
+    Ok(())
+}
+
+/// Whether an object is there.
+pub(crate) fn exists(store: &dyn Store, name: &ObjectName) -> Result<bool, DumpError> {
+    match store.head(name) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == tipple_store::StoreErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 pub(crate) fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
     let mut bytes = serde_json::to_vec_pretty(value).expect("plain values serialize");
     bytes.push(b'\n');

@@ -208,7 +208,8 @@ pub(crate) fn read_optional<T: serde::de::DeserializeOwned>(
     }
 }
 
-/// Of an unfinished dump: the plan with the most committed parts, sealed or not.
+/// Of an unfinished dump: a sealed plan before any other, whose parts are void; then the one with the most committed
+/// parts.
 fn latest_plan(store: &dyn Store) -> Result<Option<String>, DumpError> {
     let mut counts = std::collections::BTreeMap::<String, u64>::new();
     store.list("parts/", &mut |entry| {
@@ -220,8 +221,10 @@ fn latest_plan(store: &dyn Store) -> Result<Option<String>, DumpError> {
         }
         ControlFlow::Continue(())
     })?;
-    Ok(counts
-        .into_iter()
-        .max_by_key(|(_, parts)| *parts)
-        .map(|(plan, _)| plan))
+    let mut latest = None;
+    for (plan, parts) in counts {
+        let is_sealed = layout::exists(store, &layout::planned_object(&plan))?;
+        latest = latest.max(Some((is_sealed, parts, plan)));
+    }
+    Ok(latest.map(|(_, _, plan)| plan))
 }

@@ -122,10 +122,7 @@ pub(crate) fn seal(store: &dyn Store, whole: Whole) -> Result<(String, Sealed), 
         parts: whole.parts,
         planned: whole.planned,
     };
-    store.put_if_absent(
-        &layout::planned_object(&whole.plan),
-        &layout::to_json(&sealed),
-    )?;
+    layout::put_json(store, &layout::planned_object(&whole.plan), &sealed)?;
     failpoint!("planned");
     Ok((whole.plan, sealed))
 }

@@ -366,3 +366,37 @@ fn a_copy_whose_plan_broke_off_fails_and_says_why() {
     assert_eq!(error.kind(), ErrorKind::Live);
     assert!(error.to_string().contains("broke off"), "{error}");
 }
+
+#[test]
+fn what_is_read_of_an_unfinished_dump_is_the_sealed_plan() {
+    let store = memory_store("sealed-first");
+    let mut source = Numbers {
+        cancel_after: Some(950),
+        ..Numbers::new(1000, 100)
+    };
+    dump(&Job::default(), &source, store.as_ref(), &small(1)).unwrap_err();
+    let sealed = list(store.as_ref()).unwrap().parts;
+    assert!(!sealed.is_empty() && sealed.len() < 10, "{}", sealed.len());
+    // The same parts, and more of them, under the name of a plan that was never sealed.
+    for (number, part) in (0..20).zip(sealed.iter().cycle()) {
+        let name = format!("parts/{}.json", part.part);
+        let record = store.get(&name.parse().unwrap(), 1 << 20).unwrap();
+        let void = format!("void0000-{number:08}");
+        let record = String::from_utf8(record)
+            .unwrap()
+            .replace(&part.part, &void);
+        let name = format!("parts/{void}.json").parse().unwrap();
+        store.put_if_absent(&name, record.as_bytes()).unwrap();
+    }
+    let read = list(store.as_ref()).unwrap().parts;
+    let names = |parts: &[tipple_dump::PartLine]| {
+        parts
+            .iter()
+            .map(|part| part.part.clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(&read), names(&sealed));
+    source.cancel_after = None;
+    dump(&Job::default(), &source, store.as_ref(), &small(1)).unwrap();
+    assert_eq!(list(store.as_ref()).unwrap().parts.len(), 10);
+}

@@ -163,6 +163,8 @@ pub fn dump(
         parts: sums.parts,
         raw_bytes: sums.raw_bytes,
         stored_bytes: sums.stored_bytes,
+        earlier_records: plan.committed.iter().map(|record| record.records).sum(),
+        earlier_raw_bytes: plan.committed.iter().map(|record| record.raw_bytes).sum(),
         source: said,
         ..job.report("dump")
     }

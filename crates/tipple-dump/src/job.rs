@@ -235,6 +235,10 @@ pub struct Report {
     pub lost: BTreeMap<String, u64>,
     /// Records that were rightly not stored or applied, by cause.
     pub outcomes: BTreeMap<String, u64>,
+    /// Of those records and raw bytes, what earlier runs had done: the time below is that of the last one.
+    pub earlier_records: u64,
+    /// See [`Report::earlier_records`].
+    pub earlier_raw_bytes: u64,
     /// From start to end.
     pub elapsed_ms: u64,
     /// How long workers waited for pauses and rates, summed.

@@ -148,6 +148,8 @@ pub fn load(
         parts: totals.parts,
         raw_bytes: totals.raw_bytes,
         stored_bytes: totals.stored_bytes,
+        earlier_records: totals.earlier_records,
+        earlier_raw_bytes: totals.earlier_raw_bytes,
         sink: said,
         ..job.report("load")
     }
@@ -194,6 +196,8 @@ pub(crate) struct Totals {
     pub(crate) raw_bytes: u64,
     pub(crate) stored_bytes: u64,
     outcomes: Outcomes,
+    earlier_records: u64,
+    earlier_raw_bytes: u64,
 }
 
 impl Totals {
@@ -251,6 +255,9 @@ impl Loading<'_> {
             bump(&progress.records, applied.records);
             bump(&progress.raw_bytes, applied.raw_bytes);
             self.count(&record, &applied.outcomes);
+            let mut totals = self.totals.lock().expect("no worker panicked");
+            totals.earlier_records += applied.records - applied.outcomes.total();
+            totals.earlier_raw_bytes += applied.raw_bytes;
         }
         self.job.tell(&Event::Start {
             verb: "load",

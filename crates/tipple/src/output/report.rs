@@ -88,8 +88,8 @@ fn time_text(report: &Report) -> String {
     format!(
         "{} · {:.1} MiB/s · {} records/s",
         time(elapsed),
-        report.raw_bytes as f64 / f64::from(1 << 20) / seconds,
-        short_count(report.records as f64 / seconds)
+        (report.raw_bytes - report.earlier_raw_bytes) as f64 / f64::from(1 << 20) / seconds,
+        short_count((report.records - report.earlier_records) as f64 / seconds)
     )
 }
 

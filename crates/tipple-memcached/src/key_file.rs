@@ -474,6 +474,47 @@ mod tests {
 
     use super::*;
 
+    /// Items with every kind of field, at both ends of its range.
+    fn frozen_items() -> Vec<ListedItem> {
+        type Row = (&'static [u8], i64, u32, u64, bool, u64);
+        let rows: [Row; 6] = [
+            (b"plain", NEVER, 1_750_000_000, 1, false, 77),
+            (
+                b"nl\r\nflush_all\r\nx",
+                1_750_000_600,
+                1_749_999_000,
+                2,
+                true,
+                1000,
+            ),
+            (&[0; 250], 0, 0, u64::MAX, true, u64::MAX),
+            (&[0xFF], 1_749_999_999, 1, 0, false, 0),
+            (b" ", 4_102_444_800, u32::MAX, 1 << 63, false, 1 << 30),
+            (b"user:\xC3\xA9", i64::MAX, 1_750_000_001, 300, true, 128),
+        ];
+        rows.map(|(key, exptime, last_access, cas, fetched, item_bytes)| {
+            let mut item = ListedItem::default();
+            (item.exptime, item.last_access, item.cas) = (exptime, last_access, cas);
+            (item.fetched, item.item_bytes) = (fetched, item_bytes);
+            item.set_key(key);
+            item
+        })
+        .to_vec()
+    }
+
+    #[test]
+    fn the_frozen_key_file_is_read() {
+        let file = include_bytes!("../tests/fixtures/keys-v1.keys.zst");
+        let items = frozen_items();
+        let mut at = 0;
+        read(file, |item| {
+            assert!(same(item, &items[at]), "key {at}");
+            at += 1;
+        })
+        .unwrap();
+        assert_eq!(at, items.len());
+    }
+
     fn any_item() -> impl Strategy<Value = ListedItem> {
         (
             prop::collection::vec(any::<u8>(), 1..=250),

@@ -51,6 +51,7 @@ pub const RULES: &[(&str, Rule)] = &[
         a_race_of_files_has_one_winner,
     ),
     ("a_published_file_is_consumed", a_published_file_is_consumed),
+    ("a_copied_file_stays", a_copied_file_stays),
     (
         "a_published_file_meets_the_same",
         a_published_file_meets_the_same,
@@ -366,6 +367,27 @@ fn a_published_file_is_consumed(place: &Place<'_>) {
         assert!(!path.exists(), "{} is still there", path.display());
         assert_eq!(store.head(&object).unwrap().bytes, bytes.len() as u64);
         assert!(get(&*store, &object) == bytes, "other bytes came back");
+    }
+    assert_eq!(store.leftovers().unwrap(), []);
+}
+
+fn a_copied_file_stays(place: &Place<'_>) {
+    let store = place.writer();
+    let files = Files::of(&*store);
+    let bytes: Vec<u8> = (0..200_000u32).flat_map(u32::to_le_bytes).collect();
+    for (number, path) in files.each(&bytes).into_iter().enumerate() {
+        let object = name(&format!("chunks/{number}"));
+        assert_eq!(store.put_copy(&object, &path).unwrap(), Put::Created);
+        assert_eq!(store.put_copy(&object, &path).unwrap(), Put::AlreadySame);
+        assert!(get(&*store, &object) == bytes, "other bytes came back");
+        // The object is a copy: what becomes of the file is nothing to it.
+        fs::write(&path, b"something else").unwrap();
+        assert!(get(&*store, &object) == bytes, "the object was the file");
+        let put = store.put_copy(&object, &path);
+        let kind = StoreErrorKind::AlreadyExists;
+        assert_refused(put, kind, Operation::Write, &*store, object.as_str());
+        assert_eq!(fs::read(&path).unwrap(), b"something else");
+        fs::remove_file(path).unwrap();
     }
     assert_eq!(store.leftovers().unwrap(), []);
 }

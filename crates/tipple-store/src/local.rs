@@ -357,6 +357,11 @@ impl Store for LocalStore {
             .map_err(|error| error.with_object(name))
     }
 
+    fn put_copy(&self, name: &ObjectName, path: &Path) -> Result<Put, StoreError> {
+        self.copy_local_file(name, path)
+            .map_err(|error| error.with_object(name))
+    }
+
     fn staging_dir(&self) -> Option<&Path> {
         match self.access {
             Access::Write => Some(&self.staging),

@@ -44,6 +44,23 @@ pub(crate) struct MemoryStore {
 }
 
 impl MemoryStore {
+    fn local_file(
+        &self,
+        name: &ObjectName,
+        path: &Path,
+        verb: &str,
+        source: std::io::Error,
+    ) -> StoreError {
+        let reason = format!(
+            "cannot {verb} {}: {}",
+            path.display(),
+            system_reason(&source)
+        );
+        self.error(StoreErrorKind::LocalFile, Operation::Write, reason)
+            .with_object(name)
+            .with_source(source)
+    }
+
     pub(crate) fn open(name: &str, access: Access) -> Result<Self, StoreError> {
         let url = format!("memory:{name}");
         let mut stores = STORES.lock().expect("no code that holds this lock panics");
@@ -179,30 +196,25 @@ impl Store for MemoryStore {
     }
 
     fn put_file(&self, name: &ObjectName, path: &Path) -> Result<Put, StoreError> {
+        let put = self.put_copy(name, path)?;
+        fs::remove_file(path).map_err(|source| {
+            self.local_file(name, path, "remove", source)
+                .with_retryable(Retryable::MayHaveBeenApplied)
+        })?;
+        Ok(put)
+    }
+
+    fn put_copy(&self, name: &ObjectName, path: &Path) -> Result<Put, StoreError> {
         self.check_writable(Operation::Write)
             .map_err(|error| error.with_object(name))?;
-        let local = |source: std::io::Error, verb: &str| {
-            let reason = format!(
-                "cannot {verb} {}: {}",
-                path.display(),
-                system_reason(&source)
-            );
-            self.error(StoreErrorKind::LocalFile, Operation::Write, reason)
-                .with_object(name)
-                .with_source(source)
-        };
         if !fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file()) {
             let reason = format!("{} is not a regular file", path.display());
             return Err(self
                 .error(StoreErrorKind::LocalFile, Operation::Write, reason)
                 .with_object(name));
         }
-        let bytes = fs::read(path).map_err(|source| local(source, "read"))?;
-        let put = self.put(name, &bytes)?;
-        fs::remove_file(path).map_err(|source| {
-            local(source, "remove").with_retryable(Retryable::MayHaveBeenApplied)
-        })?;
-        Ok(put)
+        let bytes = fs::read(path).map_err(|source| self.local_file(name, path, "read", source))?;
+        self.put(name, &bytes)
     }
 
     fn staging_dir(&self) -> Option<&Path> {

@@ -232,6 +232,24 @@ pub trait Store: Send + Sync {
     /// [`NotDurable`]: crate::StoreErrorKind::NotDurable
     fn put_file(&self, name: &ObjectName, path: &Path) -> Result<Put, StoreError>;
 
+    /// The same, and the file stays at `path`: for files that go to several stores. The store
+    /// keeps a copy.
+    ///
+    /// # Errors
+    /// As [`put_file`](Store::put_file). After any of them the file is still at `path`.
+    fn put_copy(&self, name: &ObjectName, path: &Path) -> Result<Put, StoreError>;
+
+    /// The most memory that all puts through this store hold together, beside what callers give
+    /// it. It does not grow with the number of callers; they wait for each other.
+    fn put_memory_bytes(&self) -> u64 {
+        0
+    }
+
+    /// The most memory that one [open](Store::open) object holds for reading ahead.
+    fn read_memory_bytes(&self) -> u64 {
+        0
+    }
+
     /// A folder on the store's own file system, from which [`put_file`](Store::put_file)
     /// publishes without copying. It exists. `None`: the caller uses a folder of its own.
     ///

@@ -263,6 +263,35 @@ impl LocalStore {
         Ok(put)
     }
 
+    pub(super) fn copy_local_file(
+        &self,
+        name: &ObjectName,
+        path: &Path,
+    ) -> Result<Put, StoreError> {
+        self.check_writable(Operation::Write)?;
+        let (target, found) = self.resolve(Operation::Write, name)?;
+        let (mut file, bytes) = self.open_local_file(path)?;
+        if found.is_none() {
+            return self.publish_copy(path, &target, file, bytes);
+        }
+        let read = &mut file;
+        self.already_there(&target, Given { read, bytes })
+    }
+
+    fn publish_copy(
+        &self,
+        path: &Path,
+        target: &Path,
+        mut file: File,
+        bytes: u64,
+    ) -> Result<Put, StoreError> {
+        let stage = self.stage(|stage| io::copy(&mut file, stage).map(drop))?;
+        file.rewind()
+            .map_err(|source| self.local_file(path, "cannot be read", source))?;
+        let read = &mut file;
+        self.publish_stage(&stage, target, Given { read, bytes })
+    }
+
     fn publish_local_file(
         &self,
         path: &Path,
@@ -277,11 +306,7 @@ impl LocalStore {
             Ok(published) => Ok(published),
             Err(PublishError::Failed(error)) => Err(error),
             Err(PublishError::OtherFileSystem(_)) => {
-                let stage = self.stage(|stage| io::copy(&mut file, stage).map(drop))?;
-                file.rewind()
-                    .map_err(|source| self.local_file(path, "cannot be read", source))?;
-                let read = &mut file;
-                let put = self.publish_stage(&stage, target, Given { read, bytes })?;
+                let put = self.publish_copy(path, target, file, bytes)?;
                 Ok((put, Linked::Both))
             }
         }

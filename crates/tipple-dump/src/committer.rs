@@ -1,41 +1,50 @@
-//! From sealed chunks to committed parts: put, then commit.
+//! From sealed chunks to committed parts: for each store, threads that put chunks and write part records.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tipple_chunk::Sealed;
 use tipple_flow::{Outcomes, Written};
-use tipple_store::{ObjectName, Store};
+use tipple_store::{ObjectName, Store, StoreErrorKind};
 
 use crate::error::DumpError;
 use crate::failpoint::failpoint;
 use crate::job::{Event, Job, bump};
 use crate::layout::{self, ChunkEntry, Format, PartRecord, SealedPart};
+use crate::spool::Waiting;
+use crate::stores::Stores;
 
-/// A part between its first chunk and its commit.
+/// A part between its first chunk and its commit in the last store.
 pub(crate) struct OpenPart {
     pub(crate) planned: SealedPart,
     state: Mutex<OpenState>,
 }
 
-#[derive(Default)]
 struct OpenState {
-    /// How often the part was begun again; chunks of earlier attempts do not count.
-    attempt: u32,
-    in_flight: u32,
+    /// Of the last attempt at the part, as they were sealed.
     chunks: BTreeMap<u32, ChunkEntry>,
-    orphans: Vec<ObjectName>,
+    /// Chunks of earlier attempts, which do not count.
+    void: Vec<ObjectName>,
+    /// For each store, chunks that are on their way to it, of all attempts.
+    in_flight: Vec<u32>,
+    /// Stores that are not done with the part.
+    stores_left: usize,
     ended: Option<(Written, Outcomes)>,
 }
 
 impl OpenPart {
-    pub(crate) fn new(planned: SealedPart) -> Self {
+    pub(crate) fn new(planned: SealedPart, stores: usize) -> Self {
         Self {
             planned,
-            state: Mutex::default(),
+            state: Mutex::new(OpenState {
+                chunks: BTreeMap::new(),
+                void: Vec::new(),
+                in_flight: vec![0; stores],
+                stores_left: stores,
+                ended: None,
+            }),
         }
     }
 
@@ -43,49 +52,56 @@ impl OpenPart {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A chunk is on its way to the store. Returns the attempt it belongs to.
-    pub(crate) fn send(&self) -> u32 {
+    /// A sealed chunk is on its way to every store.
+    pub(crate) fn send(&self, number: u32, name: &ObjectName, sealed: &Sealed) {
         let mut state = self.lock();
-        state.in_flight += 1;
-        state.attempt
+        state.chunks.insert(number, ChunkEntry::new(name, sealed));
+        state.in_flight.iter_mut().for_each(|chunks| *chunks += 1);
     }
 
     /// Forgets the chunks so far: the part is begun again.
     pub(crate) fn restart(&self) {
         let mut state = self.lock();
-        state.attempt += 1;
         let chunks = std::mem::take(&mut state.chunks);
-        state
-            .orphans
-            .extend(chunks.values().map(|chunk| layout::object(&chunk.name)));
+        let names = chunks.values().map(|chunk| layout::object(&chunk.name));
+        state.void.extend(names);
     }
 
-    /// All chunks were sent. Returns whether all have arrived too: then the part is to be committed.
-    pub(crate) fn end(&self, written: Written, outcomes: Outcomes) -> bool {
+    /// All chunks were sent. Returns the stores where all have arrived too: there the part is to be committed.
+    pub(crate) fn end(&self, written: Written, outcomes: Outcomes) -> Vec<usize> {
         let mut state = self.lock();
         state.ended = Some((written, outcomes));
-        state.in_flight == 0
+        let in_flight = state.in_flight.iter().enumerate();
+        in_flight
+            .filter(|(_, chunks)| **chunks == 0)
+            .map(|(store, _)| store)
+            .collect()
     }
 
-    fn arrived(&self, attempt: u32, number: u32, name: &ObjectName, sealed: &Sealed) -> bool {
+    /// A chunk has arrived in a store. Returns whether it was the last: then the part is to be committed there.
+    fn arrived(&self, store: usize) -> bool {
         let mut state = self.lock();
-        state.in_flight -= 1;
-        if attempt == state.attempt {
-            state.chunks.insert(number, ChunkEntry::new(name, sealed));
-        } else {
-            state.orphans.push(name.clone());
-        }
-        state.in_flight == 0 && state.ended.is_some()
+        state.in_flight[store] -= 1;
+        state.in_flight[store] == 0 && state.ended.is_some()
     }
 
-    /// The record of a part whose chunks have all arrived, and what earlier attempts left.
+    /// A store is done with the part. Returns whether it was the last.
+    fn settled(&self) -> bool {
+        let mut state = self.lock();
+        state.stores_left -= 1;
+        state.stores_left == 0
+    }
+
+    /// The record of a part whose chunks have all arrived, and what earlier attempts left. The same for each store.
     fn record(&self) -> (PartRecord, Vec<ObjectName>) {
-        let mut state = self.lock();
-        let (written, outcomes) = state.ended.take().expect("only ended parts are committed");
-        let numbers: Vec<u32> = state.chunks.keys().copied().collect();
-        let chunks: Vec<ChunkEntry> = std::mem::take(&mut state.chunks).into_values().collect();
-        let mut orphans = std::mem::take(&mut state.orphans);
-        orphans.retain(|orphan| chunks.iter().all(|chunk| chunk.name != orphan.as_ref()));
+        let state = self.lock();
+        let (written, outcomes) = state
+            .ended
+            .as_ref()
+            .expect("only ended parts are committed");
+        let chunks: Vec<ChunkEntry> = state.chunks.values().cloned().collect();
+        let mut void = state.void.clone();
+        void.retain(|name| chunks.iter().all(|chunk| chunk.name != name.as_ref()));
         let record = PartRecord {
             format: Format::CURRENT,
             part: self.planned.name.clone(),
@@ -93,13 +109,15 @@ impl OpenPart {
             raw_bytes: chunks.iter().map(|chunk| chunk.raw_bytes).sum(),
             stored_bytes: chunks.iter().map(|chunk| chunk.stored_bytes).sum(),
             chunks,
-            outcomes,
+            outcomes: outcomes.clone(),
         };
         // I6: what the source wrote is what the chunks hold, without a gap.
+        let numbers = state.chunks.keys().copied();
         assert!(
-            numbers.iter().copied().eq(0..numbers.len() as u32),
-            "I6: part {} has chunks {numbers:?}",
-            record.part
+            numbers.eq(0..state.chunks.len() as u32),
+            "I6: part {} has chunks {:?}",
+            record.part,
+            state.chunks.keys()
         );
         assert_eq!(
             (record.records, record.raw_bytes),
@@ -107,91 +125,178 @@ impl OpenPart {
             "I6: part {} holds something else than was written to it",
             record.part
         );
-        (record, orphans)
+        (record, void)
     }
 }
 
-/// Work for a committer.
+/// A sealed chunk that some stores have still to take.
+pub(crate) struct OpenChunk {
+    name: ObjectName,
+    stored_bytes: u64,
+    waiting: Waiting,
+    stores_left: AtomicUsize,
+}
+
+impl OpenChunk {
+    pub(crate) fn new(name: ObjectName, sealed: &Sealed, waiting: Waiting, stores: usize) -> Self {
+        Self {
+            name,
+            stored_bytes: sealed.stored_bytes,
+            waiting,
+            stores_left: AtomicUsize::new(stores),
+        }
+    }
+
+    /// A store is done with the chunk. Returns whether it was the last.
+    fn settled(&self) -> bool {
+        self.stores_left.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+}
+
+/// Work for the committers of one store.
 pub(crate) enum Work {
     /// Puts a sealed chunk, and commits its part if it was the last one.
-    Put {
-        part: Arc<OpenPart>,
-        attempt: u32,
-        number: u32,
-        path: PathBuf,
-        sealed: Sealed,
-    },
+    Put(Arc<OpenPart>, Arc<OpenChunk>),
     /// Commits a part whose chunks have all arrived.
     Commit(Arc<OpenPart>),
 }
 
-/// Takes work until all senders are gone. After a failure it still takes, so that no sender waits for ever, but only
-/// removes the staged files.
-pub(crate) fn run(
-    job: &Job,
-    store: &dyn Store,
-    content: &str,
-    work: &Mutex<Receiver<Work>>,
-    fail: &dyn Fn(DumpError),
-) {
-    loop {
-        let next = work.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(next) = next else { return };
-        if job.gate().check().is_err() {
-            if let Work::Put { path, .. } = next {
-                // Best effort: what stays is a leftover that the next start removes.
-                let _ = std::fs::remove_file(path);
-            }
-            continue;
+/// The sending half of each store's queue, for lanes. A queue has no length of its own: what waits in it is in the
+/// spool, which has.
+#[derive(Clone)]
+pub(crate) struct ToCommitters(pub(crate) Vec<Sender<Work>>);
+
+impl ToCommitters {
+    pub(crate) fn put(&self, part: &Arc<OpenPart>, chunk: OpenChunk) -> Result<(), DumpError> {
+        let chunk = Arc::new(chunk);
+        for store in 0..self.0.len() {
+            self.send(store, Work::Put(Arc::clone(part), Arc::clone(&chunk)))?;
         }
-        if let Err(error) = step(job, store, content, next) {
-            fail(error);
-        }
+        Ok(())
+    }
+
+    pub(crate) fn commit(&self, part: &Arc<OpenPart>, store: usize) -> Result<(), DumpError> {
+        self.send(store, Work::Commit(Arc::clone(part)))
+    }
+
+    fn send(&self, store: usize, work: Work) -> Result<(), DumpError> {
+        // The other end is gone only after a failure, which it has reported.
+        self.0[store].send(work).map_err(|_| DumpError::Interrupted)
     }
 }
 
-fn step(job: &Job, store: &dyn Store, content: &str, work: Work) -> Result<(), DumpError> {
-    match work {
-        Work::Put {
-            part,
-            attempt,
-            number,
-            path,
-            sealed,
-        } => {
-            let name = layout::chunk_object(&part.planned.name, number, &sealed.sha256, content);
+/// One thread of those that put and commit in the store `number`.
+pub(crate) struct Committer<'a> {
+    pub(crate) job: &'a Job,
+    pub(crate) stores: &'a Stores<'a>,
+    pub(crate) number: usize,
+}
+
+impl Committer<'_> {
+    /// Takes work until all senders are gone. After a failure it still takes, so that what waits in the spool goes,
+    /// but puts nothing.
+    pub(crate) fn run(&self, work: &Mutex<Receiver<Work>>, fail: &dyn Fn(DumpError)) {
+        loop {
+            let next = work.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let Ok(next) = next else { return };
+            if self.job.gate().check().is_err() {
+                continue;
+            }
+            let done = match next {
+                Work::Put(part, chunk) => self.put(&part, chunk),
+                Work::Commit(part) => self.commit(&part),
+            };
+            if let Err(error) = done {
+                fail(error);
+            }
+        }
+    }
+
+    fn put(&self, part: &OpenPart, chunk: Arc<OpenChunk>) -> Result<(), DumpError> {
+        self.if_living(|store| {
             failpoint!("putting");
-            store.put_file(&name, &path)?;
+            let sole = self.stores.count() == 1;
+            chunk.waiting.put(store, &chunk.name, sole)?;
             failpoint!("put");
-            let progress = job.progress();
+            Ok(())
+        })?;
+        if chunk.settled() {
+            let progress = self.job.progress();
             bump(&progress.chunks, 1);
-            bump(&progress.stored_bytes, sealed.stored_bytes);
-            if part.arrived(attempt, number, &name, &sealed) {
-                commit(job, store, &part)?;
+            bump(&progress.stored_bytes, chunk.stored_bytes);
+        }
+        // I2: with the last store's share of it, the chunk leaves the spool.
+        drop(chunk);
+        match part.arrived(self.number) {
+            true => self.commit(part),
+            false => Ok(()),
+        }
+    }
+
+    fn commit(&self, part: &OpenPart) -> Result<(), DumpError> {
+        let (record, void) = part.record();
+        self.if_living(|store| {
+            check_planned(store, &part.planned, &record)?;
+            self.write(store, &part.planned, &record)?;
+            for name in &void {
+                store.delete(name)?;
             }
             Ok(())
+        })?;
+        if part.settled() {
+            bump(&self.job.progress().parts, 1);
+            self.job.tell(&Event::Part {
+                part: record.part.to_string(),
+                records: record.records,
+                outcomes: record.outcomes,
+            });
         }
-        Work::Commit(part) => commit(job, store, &part),
+        Ok(())
     }
-}
 
-/// I1, I3: the part record is written when, and only when, all its chunks are durable.
-fn commit(job: &Job, store: &dyn Store, part: &OpenPart) -> Result<(), DumpError> {
-    let (record, orphans) = part.record();
-    check_planned(store, &part.planned, &record)?;
-    failpoint!("committing");
-    layout::put_json(store, &layout::part_object(&record.part), &record)?;
-    failpoint!("committed");
-    for orphan in orphans {
-        store.delete(&orphan)?;
+    /// I1, I3: the part record is written when, and only when, all its chunks are durable. The first one counts: if
+    /// another process has committed the part meanwhile, its record stays, and what is here only is removed.
+    fn write(
+        &self,
+        store: &dyn Store,
+        planned: &SealedPart,
+        record: &PartRecord,
+    ) -> Result<(), DumpError> {
+        let object = layout::part_object(&record.part);
+        failpoint!("committing");
+        match layout::put_json(store, &object, record) {
+            Err(DumpError::Store(error)) if error.kind() == StoreErrorKind::AlreadyExists => {
+                let first: PartRecord = layout::read_json(store, &object)?;
+                check_planned(store, planned, &first)?;
+                for chunk in &record.chunks {
+                    if first.chunks.iter().all(|other| other.name != chunk.name) {
+                        store.delete(&layout::object(&chunk.name))?;
+                    }
+                }
+                self.job.tell(&Event::Warning {
+                    message: format!(
+                        "part {} was committed to {} by another tipple: that commit counts",
+                        record.part,
+                        store.url()
+                    ),
+                });
+            }
+            written => written?,
+        }
+        failpoint!("committed");
+        Ok(())
     }
-    job.progress().parts.fetch_add(1, Ordering::Relaxed);
-    job.tell(&Event::Part {
-        part: record.part.to_string(),
-        records: record.records,
-        outcomes: record.outcomes,
-    });
-    Ok(())
+
+    /// Nothing is done to a store that was dropped, and what fails is treated by the policy.
+    fn if_living(
+        &self,
+        act: impl FnOnce(&dyn Store) -> Result<(), DumpError>,
+    ) -> Result<(), DumpError> {
+        if !self.stores.is_living(self.number) {
+            return Ok(());
+        }
+        act(self.stores.get(self.number)).or_else(|error| self.stores.failed(self.number, error))
+    }
 }
 
 /// I6: all that was planned is accounted for. No assertion, since the plan may have come from the store.
@@ -212,6 +317,3 @@ pub(crate) fn check_planned(
         _ => Ok(()),
     }
 }
-
-/// The sending half, for lanes.
-pub(crate) type WorkSender = SyncSender<Work>;

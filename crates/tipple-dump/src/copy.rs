@@ -9,15 +9,17 @@ use tipple_flow::{
     Block, Failure, FrameSource, Outcomes, PartWriter, Party, RecordReader, Sink, Source, Stop,
     Written,
 };
-use tipple_store::{Access, Store, open_store};
+use tipple_store::{Access, open_store};
 
-use crate::dump::{FirstFailure, check_workers, memory_budget, temporary_dir};
+use crate::dump::{FirstFailure, memory_budget, temporary_dir};
 use crate::error::DumpError;
 use crate::filling::{self, MESSAGES_MAX, Message};
 use crate::job::{Event, Job, Phase, Report, bump};
 use crate::layout::{self, SealedPart};
 use crate::ledger::Ledger;
+use crate::options::check_workers;
 use crate::planning::Planning;
+use crate::stores::Stores;
 
 /// How records are copied.
 #[derive(Clone, Debug)]
@@ -91,6 +93,7 @@ pub fn copy(
         verb: "copy",
         threads: options.workers(sink),
         memory_bytes_budget: memory.limit(),
+        spool_bytes_budget: 0,
         records_estimate: estimate.records,
         raw_bytes_estimate: estimate.bytes,
         parts_committed: 0,
@@ -101,7 +104,7 @@ pub fn copy(
         sink,
         options,
         memory: &memory,
-        plans: plans.as_ref(),
+        plans: &Stores::one(job, plans.as_ref()),
         totals: Mutex::default(),
     };
     let planned = copying.workers()?;
@@ -140,7 +143,7 @@ struct Copying<'a> {
     sink: &'a dyn Sink,
     options: &'a CopyOptions,
     memory: &'a Budget,
-    plans: &'a dyn Store,
+    plans: &'a Stores<'a>,
     totals: Mutex<Totals>,
 }
 
@@ -148,7 +151,7 @@ impl Copying<'_> {
     fn workers(&self) -> Result<tipple_flow::Planned, DumpError> {
         let gate = self.job.gate();
         let failure = FirstFailure::new(gate);
-        let scratch_dir = self.plans.staging_dir().expect("a local folder");
+        let scratch_dir = (self.plans.get(0).staging_dir()).expect("a local folder");
         let ready = Ledger::new([]);
         let plan = layout::random_hex(8);
         let planning = Planning::new(self.job, plan, scratch_dir, &ready, false);

@@ -1,162 +1,103 @@
-//! The verb `dump`: from a live system into a store.
+//! The verb `dump`: from a live system into one store or several.
 
-use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Display;
-use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tipple_budget::{Budget, BufferPool, Gate, Permit};
-use tipple_chunk::{Codec, Content, Encoder};
-use tipple_flow::{Estimate, FRAME_BYTES_MAX, Source};
+use tipple_chunk::{Content, Encoder};
+use tipple_flow::{Estimate, Source};
 use tipple_store::Store;
 
-use crate::committer::{self, OpenPart, Work};
+use crate::begin::{self, Found, SealedPlan};
+use crate::committer::{Committer, OpenPart, ToCommitters, Work};
 use crate::error::DumpError;
 use crate::failpoint::failpoint;
 use crate::filling::{self, MESSAGES_MAX};
 use crate::job::{Event, Job, Phase, Report, bump};
-use crate::layout::{
-    self, ContentVersion, FORMAT_MAJOR, FORMAT_MINOR, Format, Head, PartRecord, Sealed, SealedPart,
-    Shaping,
-};
+use crate::layout::{self, Done, Head, PartRecord, Sealed, SealedPart};
 use crate::ledger::Ledger;
-use crate::open_dump::check_record;
+use crate::options::DumpOptions;
 use crate::planning::{self, Planning};
+use crate::replicate::Replicator;
 use crate::sealer::Sealer;
+use crate::spool::{Spool, SpoolPlace};
+use crate::stores::Stores;
 use crate::sums::Sums;
 
-/// How a dump is made.
-#[derive(Clone, Debug)]
-pub struct DumpOptions {
-    /// Workers, 1 to 1024. Default: one per core.
-    pub threads: usize,
-    /// Bytes of one buffer, 64 KiB to 1 GiB; each worker has two. Default 8 MiB.
-    pub buffer_bytes: usize,
-    /// The most raw bytes in a chunk, at least a frame (1 MiB). Larger records spill over. Default 64 MiB.
-    pub chunk_bytes_max: u64,
-    /// How frames are compressed. Default zstd:3.
-    pub codec: Codec,
-    /// The most memory for all of it; refused at the start if that is too little. Default: what is needed.
-    pub memory_bytes_max: Option<u64>,
-    /// Where chunks are written before they are put, for stores without a folder of their own. Default: a temporary one.
-    pub spool_dir: Option<PathBuf>,
-}
-
-impl Default for DumpOptions {
-    fn default() -> Self {
-        Self {
-            threads: std::thread::available_parallelism().map_or(2, usize::from),
-            buffer_bytes: 8 << 20,
-            chunk_bytes_max: 64 << 20,
-            codec: Codec::Zstd { level: 3 },
-            memory_bytes_max: None,
-            spool_dir: None,
-        }
-    }
-}
-
-impl DumpOptions {
-    /// Checks every value against its range.
-    ///
-    /// # Errors
-    /// [`DumpError::Usage`] naming the value and the range.
-    pub fn validate(&self) -> Result<(), DumpError> {
-        check_workers(self.threads, self.buffer_bytes)?;
-        if self.chunk_bytes_max < FRAME_BYTES_MAX as u64 {
-            return Err(DumpError::Usage(format!(
-                "a chunk size of {} bytes is too small: at least one frame, 1MiB",
-                self.chunk_bytes_max
-            )));
-        }
-        self.codec
-            .validate()
-            .map_err(DumpError::chunk("--compress"))
-    }
-
-    /// The memory that dumping `source` will hold at most.
-    pub fn memory_bytes(&self, source: &dyn Source) -> u64 {
-        let lane =
-            2 * self.buffer_bytes as u64 + self.codec.encoder_bytes() + source.reader_bytes();
-        self.threads as u64 * lane + source.planner_bytes()
-    }
-
-    fn shaping(&self) -> Shaping {
-        Shaping {
-            compress: self.codec.to_string(),
-            chunk_bytes: self.chunk_bytes_max,
-        }
-    }
-}
-
-pub(crate) fn check_workers(threads: usize, buffer_bytes: usize) -> Result<(), DumpError> {
-    if !(1..=1024).contains(&threads) {
-        return Err(DumpError::Usage(format!(
-            "{threads} threads: give --threads 1 to 1024"
-        )));
-    }
-    if !(64 << 10..=1 << 30).contains(&buffer_bytes) {
-        return Err(DumpError::Usage(format!(
-            "a buffer of {buffer_bytes} bytes: give --buffer 64KiB to 1GiB"
-        )));
-    }
-    Ok(())
-}
-
-/// Dumps `source` into `store`, or goes on with a dump of the same source and options that was broken off.
+/// Dumps `source` into every one of `stores`, or goes on with a dump of the same source and options that was broken
+/// off. What one store has and another lacks is copied from there.
 ///
 /// # Errors
-/// [`DumpError`]; there is no DONE then, and the same call goes on where it was. `Usage` if the store holds a finished
-/// dump, one of another source or of other options, or something else.
+/// [`DumpError`]; there is no DONE then in any store that lacks something, and the same call goes on where it was.
+/// `Usage` if all stores hold a finished dump, or one holds a dump of another source or of other options, or
+/// something else.
 pub fn dump(
     job: &Job,
     source: &dyn Source,
-    store: &dyn Store,
+    stores: &[&dyn Store],
     options: &DumpOptions,
 ) -> Result<Report, DumpError> {
     options.validate()?;
-    let _lock = store.lock()?;
-    let head = find_head(source, store, options)?;
+    let store_list = stores;
+    let stores = &Stores::new(job, store_list, options.store_policy)?;
+    let _locks = stores.lock()?;
+    let found = Found::of(source, stores, options)?;
     // What planning holds may depend on what the source turns out to be.
     let estimate = source.check()?;
-    let memory = memory_budget(job, options.memory_bytes(source), options.memory_bytes_max)?;
-    if head.is_none() {
-        create_head(source, store, options)?;
+    let needed = options.memory_bytes(source, store_list);
+    let memory = memory_budget(job, needed, options.memory_bytes_max)?;
+    let _stores_memory = memory.try_acquire(options.store_memory_bytes(store_list))?;
+    let _spool_memory = memory.try_acquire(options.spool_memory_bytes())?;
+    let room = Budget::new("spool", options.spool_bytes(store_list));
+    if options.spool != SpoolPlace::Memory {
+        job.set_spool(&room);
     }
-    for leftover in store.leftovers()? {
-        store.remove_leftover(&leftover)?;
-    }
-    let resumed = match &head {
-        Some(head) => resumable_plan(job, source, store, head)?,
-        None => None, // the store was empty
+    let (is_fresh, finished) = (found.is_empty(), found.finished.first().copied());
+    let head = found.head(source, stores, options)?;
+    stores.each(|store| {
+        for leftover in store.leftovers()? {
+            store.remove_leftover(&leftover)?;
+        }
+        Ok(())
+    })?;
+    let spool = Spool::open(&options.spool, room, store_list)?;
+    let replicator = Replicator {
+        job,
+        stores,
+        spool: &spool,
+        threads: options.threads,
     };
-    let plan = resumed.unwrap_or_else(Plan::fresh);
-    tell_start(job, &plan, &estimate, options, &memory);
-
-    let (spool, _temporary) = staging(store, options.spool_dir.as_deref())?;
+    if let Some(from) = finished {
+        replicator.finished(&head, from)?;
+        return finished_report(job, stores, from);
+    }
+    let resumed = match is_fresh {
+        true => None,
+        false => begin::sealed_plan(job, source, stores)?,
+    };
+    let plan = match resumed {
+        Some(plan) => Plan::resumed(&replicator, &head, plan)?,
+        None => Plan::fresh(),
+    };
+    tell_start(job, &plan, &estimate, options.threads);
     let run = Run {
         job,
         source,
-        store,
+        stores,
         options,
         memory: &memory,
-        staging_dir: &spool,
+        spool: &spool,
         plan: &plan,
     };
     let (plan_id, sealed) = run.workers()?;
 
     job.phase(Phase::Finishing);
-    let sums = Sums::of(store, &plan_id, &sealed)?;
+    let sums = stores.any(|store| Sums::of(store, &plan_id, &sealed))?;
     let said = source.finish(&sealed.planned, sums.records, &sums.outcomes)?;
-    failpoint!("summing");
-    store.put_if_absent(&layout::object(layout::SHA256SUMS), &sums.sha256sums())?;
-    failpoint!("summed");
-    let done = sums.done(&plan_id, said.clone());
-    layout::put_json(store, &layout::object(layout::DONE), &done)?;
-    failpoint!("done");
+    stores.each(|store| finish(store, &plan_id, &sealed, &said))?;
     Ok(Report {
         records: sums.records,
         chunks: sums.chunks,
@@ -166,21 +107,45 @@ pub fn dump(
         earlier_records: plan.committed.iter().map(|record| record.records).sum(),
         earlier_raw_bytes: plan.committed.iter().map(|record| record.raw_bytes).sum(),
         source: said,
+        dropped_stores: stores.dropped_stores(),
         ..job.report("dump")
     }
     .with_outcomes(&sums.outcomes))
 }
 
-/// Where chunks and key files are staged: the store's own folder, or the given one, or a temporary one.
-fn staging(
+/// I3: DONE, last, from what this very store has.
+fn finish(
     store: &dyn Store,
-    spool_dir: Option<&Path>,
-) -> Result<(PathBuf, Option<tempfile::TempDir>), DumpError> {
-    if let Some(dir) = store.staging_dir() {
-        return Ok((dir.to_owned(), None));
+    plan: &str,
+    sealed: &Sealed,
+    said: &serde_json::Value,
+) -> Result<(), DumpError> {
+    let sums = Sums::of(store, plan, sealed)?;
+    failpoint!("summing");
+    store.put_if_absent(&layout::object(layout::SHA256SUMS), &sums.sha256sums())?;
+    failpoint!("summed");
+    let done = sums.done(plan, said.clone());
+    layout::put_json(store, &layout::object(layout::DONE), &done)?;
+    failpoint!("done");
+    Ok(())
+}
+
+/// What a dump came to that an earlier run had finished in the store `from`, and that the others have now too.
+fn finished_report(job: &Job, stores: &Stores<'_>, from: usize) -> Result<Report, DumpError> {
+    let done: Done = layout::read_json(stores.get(from), &layout::object(layout::DONE))?;
+    Ok(Report {
+        records: done.records,
+        chunks: done.chunks,
+        parts: done.parts,
+        raw_bytes: done.raw_bytes,
+        stored_bytes: done.stored_bytes,
+        earlier_records: done.records,
+        earlier_raw_bytes: done.raw_bytes,
+        source: done.source.clone(),
+        dropped_stores: stores.dropped_stores(),
+        ..job.report("dump")
     }
-    let temporary = temporary_dir(spool_dir)?;
-    Ok((temporary.path().to_owned(), Some(temporary)))
+    .with_outcomes(&done.outcomes))
 }
 
 /// A folder that is removed at the end.
@@ -202,87 +167,7 @@ pub(crate) fn memory_budget(
     Ok(memory)
 }
 
-/// The HEAD of the dump to go on with; `None` if the store is empty.
-fn find_head(
-    source: &dyn Source,
-    store: &dyn Store,
-    options: &DumpOptions,
-) -> Result<Option<Head>, DumpError> {
-    let (mut has_head, mut has_done, mut other) = (false, false, None);
-    // DONE and HEAD.json sort before all other names of a dump, so this looks at three of them.
-    store.list("", &mut |entry| {
-        match entry.name.as_ref() {
-            layout::HEAD => has_head = true,
-            layout::DONE => has_done = true,
-            name => {
-                other.get_or_insert_with(|| name.to_owned());
-                if has_head || name > layout::HEAD {
-                    return ControlFlow::Break(());
-                }
-            }
-        }
-        ControlFlow::Continue(())
-    })?;
-    let url = store.url();
-    if has_done {
-        return Err(DumpError::Usage(format!(
-            "{url} holds a finished dump: choose another folder, or look at this one with `tipple verify {url}`"
-        )));
-    }
-    if !has_head {
-        return match other {
-            None => Ok(None),
-            Some(name) => Err(DumpError::Usage(format!(
-                "{url} is not empty and not a dump (it holds {name}): choose an empty folder"
-            ))),
-        };
-    }
-    let object = layout::object(layout::HEAD);
-    let head: Head = layout::read_json(store, &object)?;
-    if (head.format.major, head.format.minor) > (FORMAT_MAJOR, FORMAT_MINOR) {
-        return Err(layout::newer(store, &object, head.format, "writes"));
-    }
-    let (found, wanted) = (&head.source, &source.identity());
-    if found != wanted {
-        return Err(DumpError::Usage(format!(
-            "{url} is an unfinished dump of another source: it has {} {}, and this is {} {}; choose another folder",
-            found.kind, found.id, wanted.kind, wanted.id
-        )));
-    }
-    let wanted = options.shaping();
-    if head.shaping != wanted {
-        return Err(DumpError::Usage(format!(
-            "{url} was begun with --compress {} --chunk-size {}, and this is --compress {} --chunk-size {}: give the same options, or choose another folder",
-            head.shaping.compress, head.shaping.chunk_bytes, wanted.compress, wanted.chunk_bytes
-        )));
-    }
-    Ok(Some(head))
-}
-
-fn create_head(
-    source: &dyn Source,
-    store: &dyn Store,
-    options: &DumpOptions,
-) -> Result<(), DumpError> {
-    let (name, version) = source.content();
-    let head = Head {
-        format: Format::CURRENT,
-        written_by: concat!("tipple ", env!("CARGO_PKG_VERSION")).to_owned(),
-        dump: layout::random_hex(16),
-        started: layout::now(),
-        source: source.identity(),
-        content: ContentVersion {
-            name: name.to_owned(),
-            version,
-        },
-        shaping: options.shaping(),
-    };
-    layout::put_json(store, &layout::object(layout::HEAD), &head)?;
-    failpoint!("begun");
-    Ok(())
-}
-
-/// A plan: a fresh one, or a sealed one with what is committed of it.
+/// A plan: a fresh one, or a sealed one with what every store has of it.
 struct Plan {
     id: String,
     sealed: Option<Sealed>,
@@ -297,120 +182,21 @@ impl Plan {
             committed: Vec::new(),
         }
     }
-}
 
-/// The sealed plan of an earlier run, if the source is still the one that it speaks of.
-fn resumable_plan(
-    job: &Job,
-    source: &dyn Source,
-    store: &dyn Store,
-    head: &Head,
-) -> Result<Option<Plan>, DumpError> {
-    let mut plans = BTreeSet::new();
-    let mut sealed_plans = BTreeSet::new();
-    store.list("plan/", &mut |entry| {
-        let mut steps = entry.name.as_ref().split('/').skip(1);
-        if let (Some(plan), Some(last)) = (steps.next(), steps.next()) {
-            plans.insert(plan.to_owned());
-            if last == "PLANNED" {
-                sealed_plans.insert(plan.to_owned());
-            }
-        }
-        ControlFlow::Continue(())
-    })?;
-    let warn = |message: String| job.tell(&Event::Warning { message });
-    for id in sealed_plans {
-        let sealed: Sealed = layout::read_json(store, &layout::planned_object(&id))?;
-        if source.resumable() && source.is_same(&sealed.planned.incarnation)? {
-            check_plan(store, &id, &sealed)?;
-            let committed = committed_parts(store, head, &id)?;
-            check_committed(store, &sealed, &committed)?;
-            return Ok(Some(Plan {
-                id,
-                sealed: Some(sealed),
-                committed,
-            }));
-        }
-        // I7: never two points in time in one dump.
-        warn(format!(
-            "the source is not the one that plan {id} was made from, or cannot be read twice: starting over; what was dumped of that plan stays until `tipple prune`"
-        ));
-    }
-    for id in plans {
-        if !layout::exists(store, &layout::planned_object(&id))? {
-            warn(format!(
-                "plan {id} was broken off before it was whole: planning again"
-            ));
-        }
-    }
-    Ok(None)
-}
-
-/// Whether the parts of a sealed plan are those whose plan objects are in the store.
-fn check_plan(store: &dyn Store, plan: &str, sealed: &Sealed) -> Result<(), DumpError> {
-    let planned = layout::planned_object(plan);
-    let damaged = |part: &dyn Display, what: &str| DumpError::Damaged {
-        store: store.url().to_owned(),
-        object: planned.to_string(),
-        reason: format!("{part} {what}; restore it, or dump again into another folder"),
-    };
-    let mut objects = BTreeSet::new();
-    for part in &sealed.parts {
-        if layout::plan_of(&part.name) != plan {
-            return Err(damaged(&part.name, "is no part of this plan"));
-        }
-        objects.insert(part.object());
-    }
-    let mut stray = None;
-    store.list(&format!("plan/{plan}/"), &mut |entry| {
-        if entry.name != planned && !objects.remove(&entry.name) {
-            stray = Some(entry.name);
-            return ControlFlow::Break(());
-        }
-        ControlFlow::Continue(())
-    })?;
-    match (stray, objects.first()) {
-        (Some(object), _) => Err(damaged(&object, "was planned, and it does not say so")),
-        (None, Some(object)) => Err(damaged(object, "is missing")),
-        (None, None) => Ok(()),
-    }
-}
-
-fn committed_parts(
-    store: &dyn Store,
-    head: &Head,
-    plan: &str,
-) -> Result<Vec<PartRecord>, DumpError> {
-    let mut parts = Vec::new();
-    store.list(&format!("parts/{plan}-"), &mut |entry| {
-        parts.extend(layout::part_of_object(&entry.name));
-        ControlFlow::Continue(())
-    })?;
-    parts
-        .iter()
-        .map(|part| {
-            let record = layout::read_json(store, &layout::part_object(part))?;
-            check_record(store, head, part, &record)?;
-            Ok(record)
+    fn resumed(
+        replicator: &Replicator<'_>,
+        head: &Head,
+        plan: SealedPlan,
+    ) -> Result<Self, DumpError> {
+        Ok(Self {
+            committed: replicator.plan(head, &plan)?,
+            id: plan.id,
+            sealed: Some(plan.sealed),
         })
-        .collect()
-}
-
-fn check_committed(
-    store: &dyn Store,
-    sealed: &Sealed,
-    committed: &[PartRecord],
-) -> Result<(), DumpError> {
-    let planned: BTreeMap<_, _> = sealed.parts.iter().map(|part| (&part.name, part)).collect();
-    for record in committed {
-        if let Some(part) = planned.get(&record.part) {
-            committer::check_planned(store, part, record)?;
-        }
     }
-    Ok(())
 }
 
-fn tell_start(job: &Job, plan: &Plan, estimate: &Estimate, options: &DumpOptions, memory: &Budget) {
+fn tell_start(job: &Job, plan: &Plan, estimate: &Estimate, threads: usize) {
     let progress = job.progress();
     let store = |counter: &std::sync::atomic::AtomicU64, n| counter.store(n, Ordering::Relaxed);
     for record in &plan.committed {
@@ -440,8 +226,9 @@ fn tell_start(job: &Job, plan: &Plan, estimate: &Estimate, options: &DumpOptions
     }
     job.tell(&Event::Start {
         verb: "dump",
-        threads: options.threads,
-        memory_bytes_budget: memory.limit(),
+        threads,
+        memory_bytes_budget: job.memory().map_or(0, Budget::limit),
+        spool_bytes_budget: job.spool().map_or(0, Budget::limit),
         records_estimate: progress.records_estimate(),
         raw_bytes_estimate: progress.raw_bytes_estimate(),
         parts_committed: plan.committed.len() as u64,
@@ -490,10 +277,10 @@ impl<'a> FirstFailure<'a> {
 struct Run<'a> {
     job: &'a Job,
     source: &'a dyn Source,
-    store: &'a dyn Store,
+    stores: &'a Stores<'a>,
     options: &'a DumpOptions,
     memory: &'a Budget,
-    staging_dir: &'a Path,
+    spool: &'a Spool,
     plan: &'a Plan,
 }
 
@@ -518,31 +305,37 @@ impl Run<'_> {
                 .filter(|part| !committed.contains(&part.name))
                 .cloned(),
         );
-        let (to_committers, work) = sync_channel::<Work>(self.options.threads);
-        // Gone with the last committer, so that no sender waits for one that panicked.
-        let work = Arc::new(Mutex::new(work));
+        let (to_committers, queues): (Vec<_>, Vec<_>) = (0..self.stores.count())
+            .map(|_| {
+                let (to_committers, work) = channel::<Work>();
+                // Gone with the last committer, so that no sender waits for one that panicked.
+                (to_committers, Arc::new(Mutex::new(work)))
+            })
+            .unzip();
+        let to_committers = ToCommitters(to_committers);
         let fail = |error| failure.set(error);
         let (name, version) = self.source.content();
         let content = Content::new(name, version);
         let planning = Planning::new(
             self.job,
             self.plan.id.clone(),
-            self.staging_dir,
+            self.spool.scratch_dir(),
             &ready,
             true,
         );
 
         let sealed = std::thread::scope(|scope| {
-            for (lane, (pool, mut encoder, permit)) in lanes.into_iter().enumerate() {
+            for (pool, mut encoder, permit) in lanes {
                 let (to_encoder, messages) = sync_channel(MESSAGES_MAX);
                 let sealer = Sealer {
                     job: self.job,
-                    lane,
                     content,
+                    content_name: name,
                     chunk_bytes_max: self.options.chunk_bytes_max,
-                    staging_dir: self.staging_dir,
+                    spool: self.spool,
+                    chunk_room: self.options.chunk_room(),
+                    stores: self.stores.count(),
                     work: to_committers.clone(),
-                    begun: Cell::new(0),
                 };
                 let (ready, fail) = (&ready, &fail);
                 scope.spawn(move || {
@@ -555,11 +348,11 @@ impl Run<'_> {
                     let filled = filling::fill(
                         gate,
                         self.source,
-                        self.store,
+                        self.stores,
                         ready,
                         &pool,
                         &to_encoder,
-                        |part| Arc::new(OpenPart::new(part.clone())),
+                        |part| Arc::new(OpenPart::new(part.clone(), self.stores.count())),
                     );
                     if let Err(error) = filled {
                         fail(error);
@@ -567,16 +360,22 @@ impl Run<'_> {
                 });
             }
             drop(to_committers);
-            for _ in 0..self.options.threads {
-                let (work, fail) = (Arc::clone(&work), &fail);
-                scope.spawn(move || committer::run(self.job, self.store, name, &work, fail));
+            for (number, work) in queues.into_iter().enumerate() {
+                for _ in 0..self.options.threads {
+                    let (work, fail) = (Arc::clone(&work), &fail);
+                    let committer = Committer {
+                        job: self.job,
+                        stores: self.stores,
+                        number,
+                    };
+                    scope.spawn(move || committer.run(&work, fail));
+                }
             }
-            drop(work);
             let sealed = match &self.plan.sealed {
                 Some(sealed) => Ok((self.plan.id.clone(), sealed.clone())),
                 None => planning
-                    .run(self.source, self.store, &fail)
-                    .and_then(|whole| planning::seal(self.store, whole)),
+                    .run(self.source, self.stores, &fail)
+                    .and_then(|whole| planning::seal(self.stores, whole)),
             };
             ready.close();
             match sealed {

@@ -6,7 +6,7 @@ use std::path::Path;
 use tipple_budget::{BudgetError, Cancelled};
 use tipple_chunk::ChunkError;
 use tipple_flow::{Failure, Party, Stop};
-use tipple_store::{StoreError, StoreErrorKind};
+use tipple_store::{ObjectName, Operation, Store, StoreError, StoreErrorKind};
 
 /// What kind of failure it is. Each maps to one exit code of the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,6 +60,18 @@ pub enum DumpError {
     /// A budget that cannot serve the job.
     #[error("{0} by --memory, or give the job fewer --threads")]
     Budget(#[from] BudgetError),
+    /// A spool that is too small for the job.
+    #[error(
+        "a spool of {limit} bytes is too small: {threads} threads need two chunks each, {least} bytes; give --spool-limit {least}, a smaller --chunk-size, or fewer --threads"
+    )]
+    Spool {
+        /// What was allowed.
+        limit: u64,
+        /// What would do.
+        least: u64,
+        /// Workers.
+        threads: usize,
+    },
     /// The local disk.
     #[error(
         "cannot {operation} {path}: {source}; free space or choose another folder, then run the same command again"
@@ -119,7 +131,7 @@ impl DumpError {
                 StoreErrorKind::Invalid | StoreErrorKind::Unsupported => ErrorKind::Usage,
                 _ => ErrorKind::Store,
             },
-            Self::Budget(_) | Self::Disk { .. } => ErrorKind::Budget,
+            Self::Budget(_) | Self::Spool { .. } | Self::Disk { .. } => ErrorKind::Budget,
             Self::Version { .. } => ErrorKind::Version,
             Self::Interrupted => ErrorKind::Interrupted,
         }
@@ -132,6 +144,13 @@ impl DumpError {
             path,
             source,
         }
+    }
+
+    /// An object broke off while it was read.
+    pub(crate) fn reading(store: &dyn Store, object: &ObjectName, error: io::Error) -> Self {
+        StoreError::from_io(Operation::Read, store.url(), error)
+            .with_object(object)
+            .into()
     }
 
     pub(crate) fn chunk(object: impl ToString) -> impl FnOnce(ChunkError) -> Self {

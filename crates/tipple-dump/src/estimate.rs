@@ -2,9 +2,10 @@
 
 use serde::Serialize;
 use tipple_flow::Source;
+use tipple_store::Store;
 
-use crate::dump::DumpOptions;
 use crate::error::DumpError;
+use crate::options::DumpOptions;
 
 /// What a dump would take.
 #[derive(Clone, Debug, Serialize)]
@@ -17,17 +18,23 @@ pub struct DryRun {
     pub raw_bytes: u64,
     /// Memory that would be held at most.
     pub memory_bytes: u64,
+    /// Local disk for sealed chunks at most, where the stores are not local themselves.
+    pub spool_bytes_max: u64,
     /// Local disk for plan objects at most.
     pub plan_bytes_max: u64,
     /// Stored bytes at most: what the raw bytes become if nothing compresses.
     pub stored_bytes_max: u64,
 }
 
-/// Asks the source what it expects to give, and adds up what dumping it would need. Changes nothing anywhere.
+/// Asks the source what it expects to give, and adds up what dumping it into `stores` would need. Changes nothing anywhere.
 ///
 /// # Errors
 /// [`DumpError`] if the options make no sense or the source cannot be reached.
-pub fn dry_run(source: &dyn Source, options: &DumpOptions) -> Result<DryRun, DumpError> {
+pub fn dry_run(
+    source: &dyn Source,
+    stores: &[&dyn Store],
+    options: &DumpOptions,
+) -> Result<DryRun, DumpError> {
     options.validate()?;
     let estimate = source.check()?;
     let frames = estimate.bytes.div_ceil(tipple_flow::FRAME_BYTES_MAX as u64);
@@ -35,7 +42,8 @@ pub fn dry_run(source: &dyn Source, options: &DumpOptions) -> Result<DryRun, Dum
         parts: estimate.parts,
         records: estimate.records,
         raw_bytes: estimate.bytes,
-        memory_bytes: options.memory_bytes(source),
+        memory_bytes: options.memory_bytes(source, stores),
+        spool_bytes_max: options.spool_bytes(stores),
         plan_bytes_max: estimate.plan_bytes_max,
         stored_bytes_max: options.codec.chunk_bytes_max(estimate.bytes, frames),
     })

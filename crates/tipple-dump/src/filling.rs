@@ -5,12 +5,12 @@ use std::sync::mpsc::SyncSender;
 
 use tipple_budget::{BufferPool, Cancelled, Gate};
 use tipple_flow::{Block, Drain, Outcomes, RecordWriter, Source, Stop, Written};
-use tipple_store::Store;
 
 use crate::error::DumpError;
 use crate::failpoint::failpoint;
 use crate::layout::SealedPart;
 use crate::ledger::Ledger;
+use crate::stores::Stores;
 
 /// What goes to the other side of a lane, which encodes (dump) or applies (copy). Bounded by the two buffers and the
 /// channel's capacity.
@@ -30,7 +30,7 @@ pub(crate) const MESSAGES_MAX: usize = 4;
 pub(crate) fn fill<P>(
     gate: &Gate,
     source: &dyn Source,
-    plans: &dyn Store,
+    plans: &Stores<'_>,
     ledger: &Ledger<SealedPart>,
     pool: &BufferPool,
     other_side: &SyncSender<Message<P>>,
@@ -80,17 +80,17 @@ impl<P> Drain for ToOtherSide<'_, P> {
     }
 }
 
-/// A planned part whose plan object is in the store.
+/// A planned part whose plan object is in the stores.
 struct StoredPart<'a> {
-    store: &'a dyn Store,
+    plans: &'a Stores<'a>,
     planned: &'a SealedPart,
     error: RefCell<Option<DumpError>>,
 }
 
 impl<'a> StoredPart<'a> {
-    fn new(store: &'a dyn Store, planned: &'a SealedPart) -> Self {
+    fn new(plans: &'a Stores<'a>, planned: &'a SealedPart) -> Self {
         Self {
-            store,
+            plans,
             planned,
             error: RefCell::new(None),
         }
@@ -110,10 +110,10 @@ impl tipple_flow::Part for StoredPart<'_> {
         &self.planned.name
     }
     fn open(&self) -> Result<Box<dyn tipple_flow::PlanRead>, Stop> {
-        match self.store.open(&self.planned.object()) {
+        match self.plans.open(&self.planned.object()) {
             Ok(object) => Ok(Box::new(object)),
             Err(error) => {
-                *self.error.borrow_mut() = Some(error.into());
+                *self.error.borrow_mut() = Some(error);
                 Err(Cancelled.into())
             }
         }

@@ -3,18 +3,22 @@
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::Value;
 use tipple_budget::{Budget, Gate, Rates};
 use tipple_flow::Outcomes;
 
+use crate::stores::DroppedStore;
+
 /// One run of dump, load, copy or verify: what is shared between the run and whoever watches, pauses or cancels it.
 pub struct Job {
     gate: Gate,
     progress: Progress,
     memory: OnceLock<Budget>,
+    spool: OnceLock<Budget>,
+    spool_waited_us: AtomicU64,
     listener: Box<dyn Fn(&Event) + Send + Sync>,
     begun: Instant,
 }
@@ -32,6 +36,8 @@ impl Job {
             gate: Gate::new(rates),
             progress: Progress::default(),
             memory: OnceLock::new(),
+            spool: OnceLock::new(),
+            spool_waited_us: AtomicU64::new(0),
             listener: Box::new(|_| ()),
             begun: Instant::now(),
         }
@@ -63,6 +69,21 @@ impl Job {
         let _ = self.memory.set(budget.clone());
     }
 
+    /// The budget of its spool, once it was computed.
+    pub fn spool(&self) -> Option<&Budget> {
+        self.spool.get()
+    }
+
+    pub(crate) fn set_spool(&self, budget: &Budget) {
+        // As with the memory.
+        let _ = self.spool.set(budget.clone());
+    }
+
+    /// A worker waited so long for room in the spool.
+    pub(crate) fn waited_for_spool(&self, time: Duration) {
+        bump(&self.spool_waited_us, time.as_micros() as u64);
+    }
+
     pub(crate) fn tell(&self, event: &Event) {
         (self.listener)(event);
     }
@@ -79,6 +100,9 @@ impl Job {
             waited_ms: self.gate.waited_ms(),
             memory_bytes_budget: self.memory().map_or(0, Budget::limit),
             memory_bytes_max: self.memory().map_or(0, Budget::held_max),
+            spool_bytes_budget: self.spool().map_or(0, Budget::limit),
+            spool_bytes_max: self.spool().map_or(0, Budget::held_max),
+            spool_waited_ms: self.spool_waited_us.load(Ordering::Relaxed) / 1000,
             ..Report::default()
         }
     }
@@ -187,6 +211,8 @@ pub enum Event {
         threads: usize,
         /// The most memory it will hold.
         memory_bytes_budget: u64,
+        /// The most bytes that its spool will hold, 0 if it has none.
+        spool_bytes_budget: u64,
         /// Records expected.
         records_estimate: u64,
         /// Raw bytes expected.
@@ -247,8 +273,15 @@ pub struct Report {
     pub memory_bytes_budget: u64,
     /// The most memory held of it.
     pub memory_bytes_max: u64,
-    /// The most bytes in the spool: 0 where chunks are staged inside the store's own folder.
+    /// The limit of the spool: sealed chunks that wait for a store, and those being written.
+    pub spool_bytes_budget: u64,
+    /// The most bytes that were reserved in it.
     pub spool_bytes_max: u64,
+    /// How long workers waited for room in it, summed.
+    pub spool_waited_ms: u64,
+    /// Stores that failed and that the job went on without.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dropped_stores: Vec<DroppedStore>,
     /// What the source said at the end.
     #[serde(skip_serializing_if = "Value::is_null")]
     pub source: Value,

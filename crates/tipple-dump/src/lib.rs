@@ -18,6 +18,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod begin;
 mod cat;
 mod committer;
 mod copy;
@@ -33,21 +34,28 @@ mod list;
 mod load;
 mod load_state;
 mod open_dump;
+mod options;
 mod part_frames;
 mod planning;
 mod prune;
+mod replicate;
 mod sealer;
+mod spool;
+mod stores;
 mod sums;
 mod verify;
 
 pub use cat::{CatOptions, cat};
 pub use copy::{CopyOptions, copy};
-pub use dump::{DumpOptions, dump};
+pub use dump::dump;
 pub use error::{DumpError, ErrorKind};
 pub use estimate::{DryRun, dry_run};
 pub use job::{Event, Job, Phase, Progress, Report};
 pub use list::{Listing, PartLine, list};
 pub use load::{LoadOptions, PartRange, load};
 pub use open_dump::OpenDump;
+pub use options::DumpOptions;
 pub use prune::{PruneItem, PruneOptions, Pruned, prune};
+pub use spool::SpoolPlace;
+pub use stores::{DroppedStore, StorePolicy};
 pub use verify::{Depth, Problem, VerifyOptions, VerifyReport, verify};

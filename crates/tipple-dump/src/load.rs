@@ -10,7 +10,7 @@ use tipple_chunk::Decoder;
 use tipple_flow::{Failure, Outcomes, PartName, PartWriter, Party, RecordReader, Resume, Sink};
 use tipple_store::Store;
 
-use crate::dump::{FirstFailure, check_workers, memory_budget};
+use crate::dump::{FirstFailure, memory_budget};
 use crate::error::DumpError;
 use crate::failpoint::failpoint;
 use crate::job::{Event, Job, Phase, Report, bump};
@@ -18,6 +18,7 @@ use crate::layout::PartRecord;
 use crate::ledger::Ledger;
 use crate::load_state::{Applied, LoadState};
 use crate::open_dump::OpenDump;
+use crate::options::check_workers;
 use crate::part_frames::PartFrames;
 
 /// Which parts: by their place among the sorted names, from 0, the end not included.
@@ -263,6 +264,7 @@ impl Loading<'_> {
             verb: "load",
             threads: self.options.workers(self.sink),
             memory_bytes_budget: self.memory.limit(),
+            spool_bytes_budget: 0,
             records_estimate: progress.records_estimate(),
             raw_bytes_estimate: progress.raw_bytes_estimate(),
             parts_committed: progress.parts(),

@@ -5,13 +5,14 @@ use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tipple_flow::{Failure, NewPart, Party, PlanBody, Planned, Planner, Source, Stop};
-use tipple_store::Store;
+use tipple_store::ObjectName;
 
 use crate::error::DumpError;
 use crate::failpoint::failpoint;
 use crate::job::{Event, Job, Phase, bump};
 use crate::layout::{self, Format, Sealed, SealedPart};
 use crate::ledger::Ledger;
+use crate::stores::Stores;
 
 /// Parts on their way from the source to the store. Never blocks the source: a stalled listing harms a live server.
 pub(crate) struct Planning<'a> {
@@ -60,13 +61,13 @@ impl<'a> Planning<'a> {
     pub(crate) fn run(
         &self,
         source: &dyn Source,
-        store: &dyn Store,
+        stores: &Stores<'_>,
         fail: &(dyn Fn(DumpError) + Sync),
     ) -> Result<Whole, DumpError> {
         let gate = self.job.gate();
         self.job.phase(Phase::Planning);
         std::thread::scope(|scope| {
-            let publisher = scope.spawn(|| self.publish(store).map_err(fail));
+            let publisher = scope.spawn(|| self.publish(stores).map_err(fail));
             let planned = source.plan(&mut ToPublisher { planning: self }, gate);
             self.unpublished.close();
             if planned.is_err() {
@@ -89,14 +90,17 @@ impl<'a> Planning<'a> {
         })
     }
 
-    fn publish(&self, store: &dyn Store) -> Result<Vec<SealedPart>, DumpError> {
+    fn publish(&self, stores: &Stores<'_>) -> Result<Vec<SealedPart>, DumpError> {
         let mut parts = Vec::new();
         while let Some((part, body)) = self.unpublished.take(self.job.gate())? {
             let name = part.object();
             match body {
-                PlanBody::Bytes(bytes) => store.put_if_absent(&name, &bytes)?,
-                PlanBody::File(path) => store.put_file(&name, &path)?,
-            };
+                PlanBody::Bytes(bytes) => stores.each(|store| {
+                    store.put_if_absent(&name, &bytes)?;
+                    Ok(())
+                })?,
+                PlanBody::File(path) => publish_file(stores, &name, &path)?,
+            }
             failpoint!("planning");
             parts.push(part.clone());
             // A restart takes back what is ready; it must not come in between.
@@ -115,14 +119,28 @@ impl<'a> Planning<'a> {
     }
 }
 
+/// A key file is no longer on this disk when every store has it.
+fn publish_file(stores: &Stores<'_>, name: &ObjectName, path: &Path) -> Result<(), DumpError> {
+    if stores.count() == 1 {
+        stores.get(0).put_file(name, path)?;
+        return Ok(());
+    }
+    stores.each(|store| {
+        store.put_copy(name, path)?;
+        Ok(())
+    })?;
+    std::fs::remove_file(path).map_err(DumpError::disk("remove", path))
+}
+
 /// Seals a plan: from now on it is this one that every run works on.
-pub(crate) fn seal(store: &dyn Store, whole: Whole) -> Result<(String, Sealed), DumpError> {
+pub(crate) fn seal(stores: &Stores<'_>, whole: Whole) -> Result<(String, Sealed), DumpError> {
     let sealed = Sealed {
         format: Format::CURRENT,
         parts: whole.parts,
         planned: whole.planned,
     };
-    layout::put_json(store, &layout::planned_object(&whole.plan), &sealed)?;
+    let object = layout::planned_object(&whole.plan);
+    stores.each(|store| layout::put_json(store, &object, &sealed))?;
     failpoint!("planned");
     Ok((whole.plan, sealed))
 }

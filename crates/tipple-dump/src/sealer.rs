@@ -1,31 +1,32 @@
 //! The encoding side of a lane: makes chunks of the buffers that the filling side sends.
 
-use std::cell::Cell;
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::time::Instant;
 
 use tipple_chunk::{ChunkWriter, Content, Encoder, FrameMark};
 use tipple_flow::{FrameSpan, Outcomes, Position, Written};
 
-use crate::committer::{OpenPart, Work, WorkSender};
+use crate::committer::{OpenChunk, OpenPart, ToCommitters};
 use crate::error::DumpError;
 use crate::failpoint::failpoint;
 use crate::filling::Message;
 use crate::job::{Job, bump};
+use crate::layout;
+use crate::spool::Spool;
 
 /// The encoding side of one lane.
 pub(crate) struct Sealer<'a> {
     pub(crate) job: &'a Job,
-    pub(crate) lane: usize,
     pub(crate) content: Content,
+    /// The content's name, as it stands in the names of chunks.
+    pub(crate) content_name: &'a str,
     pub(crate) chunk_bytes_max: u64,
-    pub(crate) staging_dir: &'a Path,
-    pub(crate) work: WorkSender,
-    /// Chunks begun: a part that is begun again must not meet the files of its first attempt, which may still be on
-    /// their way to the store.
-    pub(crate) begun: Cell<u64>,
+    pub(crate) spool: &'a Spool,
+    /// The room in the spool that a chunk takes at most.
+    pub(crate) chunk_room: u64,
+    pub(crate) stores: usize,
+    pub(crate) work: ToCommitters,
 }
 
 impl Sealer<'_> {
@@ -70,8 +71,8 @@ impl Sealer<'_> {
                 }
                 Next::End => {
                     let (written, outcomes) = feed.take_end();
-                    if part.end(written, outcomes) {
-                        self.send(Work::Commit(Arc::clone(part)))?;
+                    for store in part.end(written, outcomes) {
+                        self.work.commit(part, store)?;
                     }
                     return Ok(true);
                 }
@@ -89,12 +90,15 @@ impl Sealer<'_> {
         part: &Arc<OpenPart>,
         number: u32,
     ) -> Result<bool, DumpError> {
-        let begun = self.begun.get();
-        self.begun.set(begun + 1);
-        let name = format!("{}-{}-{begun}.chunk", part.planned.name, self.lane);
-        let staged = Staged::create(self.staging_dir.join(name))?;
-        let file = &staged.file;
-        let mut chunk = ChunkWriter::new(file, encoder, &self.content, feed.is_open);
+        let gate = self.job.gate();
+        let codec = encoder.codec();
+        let began = Instant::now();
+        let staging = self
+            .spool
+            .begin(part.planned.name.as_str(), self.chunk_room, gate)?;
+        self.job.waited_for_spool(began.elapsed());
+        let label = staging.label();
+        let mut chunk = ChunkWriter::new(staging, encoder, &self.content, feed.is_open);
         let mut last_position = Position::NONE;
         let progress = self.job.progress();
         loop {
@@ -104,10 +108,12 @@ impl Sealer<'_> {
                 Next::Restart | Next::Gone => return Ok(false),
             }
             // What is filled may take long to encode.
-            self.job.gate().check()?;
+            gate.check()?;
             let (bytes, span) = feed.frame();
             let grown = chunk.raw_bytes() + bytes.len() as u64;
-            if chunk.frames() > 0 && (grown > self.chunk_bytes_max || chunk.is_full()) {
+            let room = codec.chunk_bytes_max(grown, u64::from(chunk.frames()) + 1);
+            let fits = grown <= self.chunk_bytes_max && room <= self.chunk_room;
+            if chunk.frames() > 0 && (!fits || chunk.is_full()) {
                 break;
             }
             let mark = FrameMark {
@@ -115,64 +121,26 @@ impl Sealer<'_> {
                 first_record: span.first_record,
                 position: span.position.as_bytes(),
             };
-            chunk
-                .frame(bytes, mark)
-                .map_err(DumpError::chunk(staged.path.display()))?;
+            chunk.frame(bytes, mark).map_err(DumpError::chunk(&label))?;
             bump(&progress.raw_bytes, bytes.len() as u64);
             bump(&progress.records, u64::from(span.records));
             last_position = feed.next_frame(last_position);
         }
         failpoint!("sealing");
-        let (_, sealed) = chunk
+        let (staging, sealed) = chunk
             .finish(feed.is_open, last_position.as_bytes())
-            .map_err(DumpError::chunk(staged.path.display()))?;
+            .map_err(DumpError::chunk(&label))?;
         failpoint!("sealed");
-        let attempt = part.send();
-        self.send(Work::Put {
-            part: Arc::clone(part),
-            attempt,
+        let name = layout::chunk_object(
+            &part.planned.name,
             number,
-            path: staged.keep(),
-            sealed,
-        })?;
+            &sealed.sha256,
+            self.content_name,
+        );
+        part.send(number, &name, &sealed);
+        let chunk = OpenChunk::new(name, &sealed, staging.seal(), self.stores);
+        self.work.put(part, chunk)?;
         Ok(true)
-    }
-
-    fn send(&self, work: Work) -> Result<(), DumpError> {
-        // The other end is gone only after a failure, which it has reported.
-        self.work.send(work).map_err(|_| DumpError::Interrupted)
-    }
-}
-
-/// A staged file that is removed unless it was sealed.
-struct Staged {
-    path: PathBuf,
-    file: File,
-    kept: bool,
-}
-
-impl Staged {
-    fn create(path: PathBuf) -> Result<Self, DumpError> {
-        let file = File::create_new(&path).map_err(DumpError::disk("create", &path))?;
-        Ok(Self {
-            path,
-            file,
-            kept: false,
-        })
-    }
-
-    fn keep(mut self) -> PathBuf {
-        self.kept = true;
-        self.path.clone()
-    }
-}
-
-impl Drop for Staged {
-    fn drop(&mut self) {
-        if !self.kept {
-            // Best effort: what stays is a leftover that the next start removes.
-            let _ = fs::remove_file(&self.path);
-        }
     }
 }
 

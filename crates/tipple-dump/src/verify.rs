@@ -12,13 +12,14 @@ use tipple_flow::{Content, PartName, RecordReader};
 use tipple_store::{ObjectName, Store, StoreErrorKind};
 
 use crate::cat::known_content;
-use crate::dump::{FirstFailure, check_workers, memory_budget};
+use crate::dump::{FirstFailure, memory_budget};
 use crate::error::{DumpError, ErrorKind};
 use crate::job::{Event, Job, Phase, Report, bump};
 use crate::layout::{self, ChunkEntry, PartRecord};
 use crate::ledger::Ledger;
 use crate::load::Totals;
 use crate::open_dump::OpenDump;
+use crate::options::check_workers;
 use crate::part_frames::{PartFrames, check_entry};
 use crate::sums::SumsBuilder;
 
@@ -119,6 +120,7 @@ pub fn verify(
         verb: "verify",
         threads: options.threads,
         memory_bytes_budget: memory.limit(),
+        spool_bytes_budget: 0,
         records_estimate: progress.records_estimate(),
         raw_bytes_estimate: progress.raw_bytes_estimate(),
         parts_committed: 0,

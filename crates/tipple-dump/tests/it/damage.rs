@@ -97,7 +97,7 @@ fn a_damaged_part_is_no_part_of_what_was_verified() {
         bytes: |_| 1000,
         ..Numbers::new(6000, 3000)
     };
-    dump(&Job::default(), &source, store.as_ref(), &small(2)).unwrap();
+    dump(&Job::default(), &source, &[store.as_ref()], &small(2)).unwrap();
     let part = kinds(&dir).remove(1);
     let record: serde_json::Value = serde_json::from_slice(&fs::read(part).unwrap()).unwrap();
     let chunks = record["chunks"].as_array().unwrap();
@@ -131,7 +131,7 @@ fn every_damage_to_every_kind_of_file_is_found_and_nothing_wrong_is_loaded() {
     let source = Numbers::new(3000, 1000);
     let url: StoreUrl = whole.path().join("dump").to_str().unwrap().parse().unwrap();
     let store = open_store(&url, Access::Write).unwrap();
-    dump(&Job::default(), &source, store.as_ref(), &small(2)).unwrap();
+    dump(&Job::default(), &source, &[store.as_ref()], &small(2)).unwrap();
     let dir = whole.path().join("dump");
     assert_eq!(problems(&dir, Depth::Full).unwrap(), 0);
     assert_eq!(problems(&dir, Depth::Quick).unwrap(), 0);
@@ -194,7 +194,7 @@ fn a_finished_dump_without_its_head_is_damaged() {
     dump(
         &Job::default(),
         &Numbers::new(3000, 1000),
-        store.as_ref(),
+        &[store.as_ref()],
         &small(2),
     )
     .unwrap();
@@ -217,7 +217,7 @@ fn a_missing_chunk_is_damage_and_no_failure_of_the_store() {
     let url: StoreUrl = dir.to_str().unwrap().parse().unwrap();
     let store = open_store(&url, Access::Write).unwrap();
     let source = Numbers::new(3000, 1000);
-    dump(&Job::default(), &source, store.as_ref(), &small(2)).unwrap();
+    dump(&Job::default(), &source, &[store.as_ref()], &small(2)).unwrap();
     fs::remove_file(kinds(&dir).remove(0)).unwrap();
     assert_eq!(problems(&dir, Depth::Full).unwrap(), 1);
     let options = LoadOptions::default();
@@ -237,7 +237,7 @@ fn files_that_changed_places_are_found() {
     let dir = whole.path().join("dump");
     let url: StoreUrl = dir.to_str().unwrap().parse().unwrap();
     let store = open_store(&url, Access::Write).unwrap();
-    dump(&Job::default(), &source, store.as_ref(), &small(2)).unwrap();
+    dump(&Job::default(), &source, &[store.as_ref()], &small(2)).unwrap();
     for sub in ["chunks", "parts"] {
         let mut paths: Vec<_> = fs::read_dir(dir.join(sub))
             .unwrap()
@@ -286,7 +286,7 @@ fn stock_tools_read_every_dump() {
         bytes: |n| if n == 5 { 3_000_000 } else { 200 },
         ..Numbers::new(3000, 1000)
     };
-    dump(&Job::default(), &source, store.as_ref(), &small(2)).unwrap();
+    dump(&Job::default(), &source, &[store.as_ref()], &small(2)).unwrap();
     let run = |command: &str| {
         let status = std::process::Command::new("sh")
             .args(["-ec", command])

@@ -28,7 +28,12 @@ impl Hostile {
             _folder: folder,
             dir,
         };
-        let _ = dump(&Job::default(), source, hostile.store().as_ref(), &small(1));
+        let _ = dump(
+            &Job::default(),
+            source,
+            &[hostile.store().as_ref()],
+            &small(1),
+        );
         hostile
     }
 
@@ -272,7 +277,7 @@ fn a_dump_does_not_go_on_with_a_forged_plan_or_record() {
         }
         forge(&hostile);
         let store = hostile.store();
-        let error = dump(&Job::default(), &source, store.as_ref(), &small(1)).unwrap_err();
+        let error = dump(&Job::default(), &source, &[store.as_ref()], &small(1)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Damaged, "{what}: {error}");
         assert!(!hostile.dir.join("DONE").exists(), "{what}");
     }
@@ -290,7 +295,7 @@ fn a_dump_does_not_go_on_with_a_forged_plan_or_record() {
     dump(
         &Job::default(),
         &source,
-        hostile.store().as_ref(),
+        &[hostile.store().as_ref()],
         &small(1),
     )
     .unwrap();

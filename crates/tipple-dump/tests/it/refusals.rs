@@ -6,7 +6,7 @@ use crate::round_trip::{assert_good, memory_store, small};
 use crate::source::{Keep, Numbers};
 
 fn refused(store: &dyn Store, source: &Numbers, options: &DumpOptions, text: &str) {
-    let error = dump(&Job::default(), source, store, options).unwrap_err();
+    let error = dump(&Job::default(), source, &[store], options).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Usage, "{error}");
     assert!(error.to_string().contains(text), "{error}");
 }
@@ -17,7 +17,7 @@ fn unfinished(name: &str) -> std::sync::Arc<dyn Store> {
         cancel_after: Some(500),
         ..Numbers::new(1000, 100)
     };
-    let error = dump(&Job::default(), &source, store.as_ref(), &small(1)).unwrap_err();
+    let error = dump(&Job::default(), &source, &[store.as_ref()], &small(1)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Interrupted);
     store
 }
@@ -46,7 +46,7 @@ fn of_another_source_of_other_options_of_a_finished_dump_of_a_strange_folder() {
         buffer_bytes: 128 << 10,
         ..small(2)
     };
-    dump(&Job::default(), &source, store.as_ref(), &options).unwrap();
+    dump(&Job::default(), &source, &[store.as_ref()], &options).unwrap();
     assert_good(store.as_ref(), 1000);
     refused(store.as_ref(), &source, &small(1), "finished dump");
 
@@ -133,7 +133,7 @@ fn a_newer_format_is_told_apart_from_damage() {
     let error = dump(
         &Job::default(),
         &Numbers::new(1000, 100),
-        store.as_ref(),
+        &[store.as_ref()],
         &small(1),
     )
     .unwrap_err();
@@ -176,7 +176,7 @@ fn two_writers_of_one_dump() {
     let error = dump(
         &Job::default(),
         &Numbers::new(1, 1),
-        store.as_ref(),
+        &[store.as_ref()],
         &small(1),
     )
     .unwrap_err();

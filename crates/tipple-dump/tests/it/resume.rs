@@ -19,14 +19,14 @@ fn a_dump_broken_off_anywhere_goes_on_to_the_same_records() {
             gone_every: Some(13),
             ..Numbers::new(3000, 250)
         };
-        let broken = dump(&Job::default(), &source, store.as_ref(), &small(3));
+        let broken = dump(&Job::default(), &source, &[store.as_ref()], &small(3));
         let Err(DumpError::Interrupted) = broken else {
             // The last records were stored before the cancel was seen.
             assert!(cancel_after > 2500 && broken.is_ok(), "{broken:?}");
             continue;
         };
         source.cancel_after = None;
-        let report = dump(&Job::default(), &source, store.as_ref(), &small(2)).unwrap();
+        let report = dump(&Job::default(), &source, &[store.as_ref()], &small(2)).unwrap();
         assert_eq!(report.records, source.expected().len() as u64);
         // Chunks of the first run that no record lists may be left; they are told and can be removed.
         prune(
@@ -59,10 +59,10 @@ fn a_cancel_after_the_last_record_was_read_is_told_as_one() {
         cancel_when_read: Some(Arc::clone(&job)),
         ..Numbers::new(120, 120)
     };
-    let broken = dump(&job, &source, store.as_ref(), &small(1));
+    let broken = dump(&job, &source, &[store.as_ref()], &small(1));
     assert!(matches!(broken, Err(DumpError::Interrupted)), "{broken:?}");
     source.cancel_when_read = None;
-    let report = dump(&Job::default(), &source, store.as_ref(), &small(1)).unwrap();
+    let report = dump(&Job::default(), &source, &[store.as_ref()], &small(1)).unwrap();
     assert_good(store.as_ref(), report.records);
 }
 
@@ -73,10 +73,10 @@ fn a_panic_behind_the_workers_ends_the_dump() {
         assert!(!matches!(event, Event::Part { .. }), "on purpose");
     });
     let source = Numbers::new(1000, 50);
-    let dumping = || dump(&job, &source, store.as_ref(), &small(1));
+    let dumping = || dump(&job, &source, &[store.as_ref()], &small(1));
     assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(dumping)).is_err());
     assert!(list(store.as_ref()).unwrap().done.is_none());
-    let report = dump(&Job::default(), &source, store.as_ref(), &small(1)).unwrap();
+    let report = dump(&Job::default(), &source, &[store.as_ref()], &small(1)).unwrap();
     assert_eq!(report.records, 1000);
 }
 
@@ -87,12 +87,12 @@ fn a_source_with_another_life_is_dumped_anew_and_never_mixed() {
         cancel_after: Some(900),
         ..Numbers::new(1000, 100)
     };
-    dump(&Job::default(), &source, store.as_ref(), &small(1)).unwrap_err();
+    dump(&Job::default(), &source, &[store.as_ref()], &small(1)).unwrap_err();
     let first = list(store.as_ref()).unwrap();
     assert!(!first.parts.is_empty());
     source.cancel_after = None;
     source.life.store(2, Ordering::Relaxed);
-    dump(&Job::default(), &source, store.as_ref(), &small(1)).unwrap();
+    dump(&Job::default(), &source, &[store.as_ref()], &small(1)).unwrap();
     let second = list(store.as_ref()).unwrap();
     assert!(
         second
@@ -131,7 +131,7 @@ fn a_source_that_changed_at_the_end_gets_no_done() {
     let store = memory_store("changed");
     let source = Numbers::new(1000, 100);
     source.fail_finish.store(true, Ordering::Relaxed);
-    let error = dump(&Job::default(), &source, store.as_ref(), &small(2)).unwrap_err();
+    let error = dump(&Job::default(), &source, &[store.as_ref()], &small(2)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Live);
     assert!(list(store.as_ref()).unwrap().done.is_none());
 }
@@ -143,7 +143,7 @@ fn prune_leaves_an_unfinished_dump_alone() {
         cancel_after: Some(500),
         ..Numbers::new(1000, 100)
     };
-    dump(&Job::default(), &source, store.as_ref(), &small(2)).unwrap_err();
+    dump(&Job::default(), &source, &[store.as_ref()], &small(2)).unwrap_err();
     let delete = PruneOptions {
         delete: true,
         ..PruneOptions::default()
@@ -159,7 +159,7 @@ fn prune_leaves_an_unfinished_dump_alone() {
     )
     .unwrap();
     let source = Numbers::new(1000, 100);
-    dump(&Job::default(), &source, store.as_ref(), &small(2)).unwrap();
+    dump(&Job::default(), &source, &[store.as_ref()], &small(2)).unwrap();
     assert_good(store.as_ref(), 1000);
 }
 
@@ -167,7 +167,7 @@ fn prune_leaves_an_unfinished_dump_alone() {
 fn a_load_broken_off_goes_on_after_the_last_whole_part() {
     let store = memory_store("load-state");
     let source = Numbers::new(1000, 100);
-    dump(&Job::default(), &source, store.as_ref(), &small(2)).unwrap();
+    dump(&Job::default(), &source, &[store.as_ref()], &small(2)).unwrap();
     let state = tempfile::tempdir().unwrap();
     let options = LoadOptions {
         threads: 1,
@@ -213,7 +213,7 @@ fn a_load_broken_off_goes_on_after_the_last_whole_part() {
 fn a_load_into_another_life_of_the_sink_begins_anew() {
     let store = memory_store("load-life");
     let source = Numbers::new(1000, 100);
-    dump(&Job::default(), &source, store.as_ref(), &small(2)).unwrap();
+    dump(&Job::default(), &source, &[store.as_ref()], &small(2)).unwrap();
     let state = tempfile::tempdir().unwrap();
     let options = LoadOptions {
         threads: 1,
@@ -257,7 +257,7 @@ fn a_load_into_another_life_of_the_sink_begins_anew() {
 fn a_state_file_that_does_not_name_the_life_is_not_believed() {
     let store = memory_store("load-no-life");
     let source = Numbers::new(300, 100);
-    dump(&Job::default(), &source, store.as_ref(), &small(2)).unwrap();
+    dump(&Job::default(), &source, &[store.as_ref()], &small(2)).unwrap();
     let state = tempfile::tempdir().unwrap();
     let options = LoadOptions {
         threads: 1,
@@ -284,7 +284,7 @@ fn a_state_file_that_does_not_name_the_life_is_not_believed() {
 fn one_state_is_for_one_load_at_a_time() {
     let store = memory_store("load-locked");
     let source = Numbers::new(300, 100);
-    dump(&Job::default(), &source, store.as_ref(), &small(2)).unwrap();
+    dump(&Job::default(), &source, &[store.as_ref()], &small(2)).unwrap();
     let state = tempfile::tempdir().unwrap();
     let options = LoadOptions {
         threads: 1,
@@ -331,7 +331,7 @@ fn a_plan_that_broke_off_begins_anew_and_nothing_is_dumped_twice() {
             break_off_after: Some(break_off_after),
             ..Numbers::new(1000, 99)
         };
-        let report = dump(&Job::default(), &source, store.as_ref(), &small(2)).unwrap();
+        let report = dump(&Job::default(), &source, &[store.as_ref()], &small(2)).unwrap();
         assert_eq!(report.records, 1000);
         let delete = PruneOptions {
             delete: true,
@@ -375,7 +375,7 @@ fn what_is_read_of_an_unfinished_dump_is_the_sealed_plan() {
         cancel_after: Some(950),
         ..Numbers::new(1000, 100)
     };
-    dump(&Job::default(), &source, store.as_ref(), &small(1)).unwrap_err();
+    dump(&Job::default(), &source, &[store.as_ref()], &small(1)).unwrap_err();
     let sealed = list(store.as_ref()).unwrap().parts;
     assert!(!sealed.is_empty() && sealed.len() < 10, "{}", sealed.len());
     // The same parts, and more of them, under the name of a plan that was never sealed.
@@ -398,6 +398,6 @@ fn what_is_read_of_an_unfinished_dump_is_the_sealed_plan() {
     };
     assert_eq!(names(&read), names(&sealed));
     source.cancel_after = None;
-    dump(&Job::default(), &source, store.as_ref(), &small(1)).unwrap();
+    dump(&Job::default(), &source, &[store.as_ref()], &small(1)).unwrap();
     assert_eq!(list(store.as_ref()).unwrap().parts.len(), 10);
 }

@@ -81,12 +81,12 @@ proptest! {
             ..small(threads)
         };
         let job = Job::default();
-        let report = dump(&job, &source, store.as_ref(), &options).unwrap();
+        let report = dump(&job, &source, &[store.as_ref()], &options).unwrap();
         let expected = source.expected();
         prop_assert_eq!(report.records, expected.len() as u64);
         prop_assert_eq!(report.records + report.outcomes.values().sum::<u64>() + report.lost_total(), records);
         prop_assert!(report.memory_bytes_max <= report.memory_bytes_budget);
-        prop_assert_eq!(report.memory_bytes_budget, options.memory_bytes(&source));
+        prop_assert_eq!(report.memory_bytes_budget, options.memory_bytes(&source, &[]));
         assert_good(store.as_ref(), report.records);
         prop_assert_eq!(loaded(store.as_ref(), threads), expected);
     }
@@ -96,7 +96,7 @@ proptest! {
 fn an_ordered_sink_gets_the_order_of_the_source() {
     let source = Numbers::new(5000, 700);
     let store = memory_store("ordered");
-    dump(&Job::default(), &source, store.as_ref(), &small(3)).unwrap();
+    dump(&Job::default(), &source, &[store.as_ref()], &small(3)).unwrap();
     let keep = Keep {
         ordered: true,
         ..Keep::default()
@@ -118,7 +118,7 @@ fn progress_moves_within_a_part_and_ends_at_what_the_report_says() {
         ..Numbers::new(4000, 4000)
     };
     let store = memory_store("progress");
-    dump(&Job::default(), &source, store.as_ref(), &small(1)).unwrap();
+    dump(&Job::default(), &source, &[store.as_ref()], &small(1)).unwrap();
     let job = Arc::new(Job::default());
     let (watched, halfway) = (Arc::clone(&job), Arc::new(AtomicU64::new(0)));
     let seen = Arc::clone(&halfway);
@@ -160,7 +160,7 @@ fn losses_are_told_by_cause_wherever_one_looks() {
         ..Numbers::new(1000, 300)
     };
     let store = memory_store("losses");
-    let report = dump(&Job::default(), &source, store.as_ref(), &small(2)).unwrap();
+    let report = dump(&Job::default(), &source, &[store.as_ref()], &small(2)).unwrap();
     assert_eq!(report.outcomes["gone"], 100);
     assert_eq!(report.lost["broken"], 1000 / 7 - 1000 / 70);
     let done = list(store.as_ref()).unwrap().done.unwrap();
@@ -187,7 +187,7 @@ fn losses_are_told_by_cause_wherever_one_looks() {
 fn cat_shows_records_in_order_and_parts_can_be_chosen() {
     let source = Numbers::new(100, 30);
     let store = memory_store("cat");
-    dump(&Job::default(), &source, store.as_ref(), &small(2)).unwrap();
+    dump(&Job::default(), &source, &[store.as_ref()], &small(2)).unwrap();
     let show = |options: CatOptions| {
         let mut out = Vec::new();
         let n = cat(
@@ -280,15 +280,15 @@ fn a_copy_cannot_take_back_what_was_applied() {
 #[test]
 fn a_dry_run_changes_nothing_and_a_budget_too_small_is_refused_with_the_number() {
     let source = Numbers::new(1000, 100);
-    let run = dry_run(&source, &small(2)).unwrap();
+    let run = dry_run(&source, &[], &small(2)).unwrap();
     assert_eq!(run.records, 1000);
-    assert_eq!(run.memory_bytes, small(2).memory_bytes(&source));
+    assert_eq!(run.memory_bytes, small(2).memory_bytes(&source, &[]));
     let store = memory_store("budget");
     let options = DumpOptions {
         memory_bytes_max: Some(run.memory_bytes - 1),
         ..small(2)
     };
-    let error = dump(&Job::default(), &source, store.as_ref(), &options).unwrap_err();
+    let error = dump(&Job::default(), &source, &[store.as_ref()], &options).unwrap_err();
     assert_eq!(error.kind(), tipple_dump::ErrorKind::Budget);
     assert!(
         error.to_string().contains(&run.memory_bytes.to_string()),
@@ -298,7 +298,7 @@ fn a_dry_run_changes_nothing_and_a_budget_too_small_is_refused_with_the_number()
         memory_bytes_max: Some(run.memory_bytes),
         ..small(2)
     };
-    dump(&Job::default(), &source, store.as_ref(), &options).unwrap();
+    dump(&Job::default(), &source, &[store.as_ref()], &options).unwrap();
 }
 
 #[test]
@@ -309,7 +309,7 @@ fn a_rate_is_kept_on_the_average() {
         bytes_per_second: None,
         records_per_second: Some(10_000),
     });
-    let report = dump(&job, &source, store.as_ref(), &small(2)).unwrap();
+    let report = dump(&job, &source, &[store.as_ref()], &small(2)).unwrap();
     // Whatever the machine does, it cannot have been faster than the rate, less the burst and one step per worker.
     let steps = 2 * (64 << 10) / 170;
     assert!(report.elapsed_ms * 10 + 1000 + steps >= 4000, "{report:?}");

@@ -1,0 +1,337 @@
+//! What a dump finds in its stores, and what it goes on with.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::ops::ControlFlow;
+
+use tipple_flow::Source;
+use tipple_store::Store;
+
+use crate::committer;
+use crate::error::DumpError;
+use crate::failpoint::failpoint;
+use crate::job::{Event, Job};
+use crate::layout::{
+    self, ContentVersion, FORMAT_MAJOR, FORMAT_MINOR, Format, Head, PartRecord, Sealed,
+};
+use crate::open_dump::check_record;
+use crate::options::DumpOptions;
+use crate::stores::Stores;
+
+/// What is in the stores of a dump.
+pub(crate) struct Found {
+    /// The HEAD of the dump to go on with; `None` if all stores are empty.
+    head: Option<(Head, Vec<u8>)>,
+    /// Stores that are empty.
+    empty: Vec<usize>,
+    /// Stores where the dump is finished: not all of them.
+    pub(crate) finished: Vec<usize>,
+}
+
+enum Held {
+    Nothing,
+    Unfinished(Head, Vec<u8>),
+    Finished(Head, Vec<u8>),
+}
+
+impl Found {
+    /// Looks at every store, and changes nothing.
+    ///
+    /// # Errors
+    /// `Usage` if all hold a finished dump, or one holds a dump of another source or of other options, or something
+    /// else, or they hold different dumps; `Store`.
+    pub(crate) fn of(
+        source: &dyn Source,
+        stores: &Stores<'_>,
+        options: &DumpOptions,
+    ) -> Result<Self, DumpError> {
+        let mut found = Self {
+            head: None,
+            empty: Vec::new(),
+            finished: Vec::new(),
+        };
+        for (number, store) in stores.living() {
+            let held = match held(store) {
+                Ok(held) => held,
+                Err(error) => {
+                    stores.failed(number, error)?;
+                    continue;
+                }
+            };
+            let (head, bytes) = match held {
+                Held::Nothing => {
+                    found.empty.push(number);
+                    continue;
+                }
+                Held::Unfinished(head, bytes) => (head, bytes),
+                Held::Finished(head, bytes) => {
+                    found.finished.push(number);
+                    (head, bytes)
+                }
+            };
+            match &found.head {
+                Some((first, _)) if first.dump != head.dump => {
+                    return Err(DumpError::Usage(format!(
+                        "{} and an earlier one of the stores hold different dumps: choose another folder for one of them",
+                        store.url()
+                    )));
+                }
+                Some(_) => {}
+                None => found.head = Some((head, bytes)),
+            }
+        }
+        let living = stores.living();
+        if found.finished.len() == living.len() {
+            let url = living[0].1.url();
+            return Err(DumpError::Usage(format!(
+                "{url} holds a finished dump: choose another folder, or look at this one with `tipple verify {url}`"
+            )));
+        }
+        if let Some((head, _)) = &found.head {
+            check_head(living[0].1.url(), head, source, options)?;
+        }
+        Ok(found)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.head.is_none()
+    }
+
+    /// Makes sure that every store has the HEAD: a new one if none has any.
+    pub(crate) fn head(
+        self,
+        source: &dyn Source,
+        stores: &Stores<'_>,
+        options: &DumpOptions,
+    ) -> Result<Head, DumpError> {
+        let (head, bytes) = self.head.unwrap_or_else(|| {
+            let head = new_head(source, options);
+            let bytes = layout::to_json(&head);
+            (head, bytes)
+        });
+        for number in self.empty {
+            if stores.is_living(number) {
+                let store = stores.get(number);
+                if let Err(error) = store.put_if_absent(&layout::object(layout::HEAD), &bytes) {
+                    stores.failed(number, error.into())?;
+                }
+            }
+        }
+        failpoint!("begun");
+        Ok(head)
+    }
+}
+
+fn held(store: &dyn Store) -> Result<Held, DumpError> {
+    let (mut has_head, mut has_done, mut other) = (false, false, None);
+    // DONE and HEAD.json sort before all other names of a dump, so this looks at three of them.
+    store.list("", &mut |entry| {
+        match entry.name.as_ref() {
+            layout::HEAD => has_head = true,
+            layout::DONE => has_done = true,
+            name => {
+                other.get_or_insert_with(|| name.to_owned());
+                if has_head || name > layout::HEAD {
+                    return ControlFlow::Break(());
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    })?;
+    if !has_head {
+        return match other {
+            None if !has_done => Ok(Held::Nothing),
+            name => Err(DumpError::Usage(format!(
+                "{} is not empty and not a dump (it holds {}): choose an empty folder",
+                store.url(),
+                name.as_deref().unwrap_or(layout::DONE)
+            ))),
+        };
+    }
+    let object = layout::object(layout::HEAD);
+    let bytes = layout::get_json_bytes(store, &object)?;
+    let head: Head = layout::parse_json(store, &object, &bytes)?;
+    if has_done {
+        return Ok(Held::Finished(head, bytes));
+    }
+    if (head.format.major, head.format.minor) > (FORMAT_MAJOR, FORMAT_MINOR) {
+        return Err(layout::newer(store, &object, head.format, "writes"));
+    }
+    Ok(Held::Unfinished(head, bytes))
+}
+
+/// Whether the dump of `head` is one of this source with these options.
+fn check_head(
+    url: &str,
+    head: &Head,
+    source: &dyn Source,
+    options: &DumpOptions,
+) -> Result<(), DumpError> {
+    let (found, wanted) = (&head.source, &source.identity());
+    if found != wanted {
+        return Err(DumpError::Usage(format!(
+            "{url} is an unfinished dump of another source: it has {} {}, and this is {} {}; choose another folder",
+            found.kind, found.id, wanted.kind, wanted.id
+        )));
+    }
+    let wanted = options.shaping();
+    if head.shaping != wanted {
+        return Err(DumpError::Usage(format!(
+            "{url} was begun with --compress {} --chunk-size {}, and this is --compress {} --chunk-size {}: give the same options, or choose another folder",
+            head.shaping.compress, head.shaping.chunk_bytes, wanted.compress, wanted.chunk_bytes
+        )));
+    }
+    Ok(())
+}
+
+fn new_head(source: &dyn Source, options: &DumpOptions) -> Head {
+    let (name, version) = source.content();
+    Head {
+        format: Format::CURRENT,
+        written_by: concat!("tipple ", env!("CARGO_PKG_VERSION")).to_owned(),
+        dump: layout::random_hex(16),
+        started: layout::now(),
+        source: source.identity(),
+        content: ContentVersion {
+            name: name.to_owned(),
+            version,
+        },
+        shaping: options.shaping(),
+    }
+}
+
+/// A sealed plan of an earlier run, and the store it was found in.
+pub(crate) struct SealedPlan {
+    pub(crate) id: String,
+    pub(crate) sealed: Sealed,
+    pub(crate) store: usize,
+}
+
+/// The sealed plan of an earlier run, if the source is still the one that it speaks of.
+pub(crate) fn sealed_plan(
+    job: &Job,
+    source: &dyn Source,
+    stores: &Stores<'_>,
+) -> Result<Option<SealedPlan>, DumpError> {
+    for (number, store) in stores.living() {
+        match sealed_plan_in(job, source, store) {
+            Ok(Some((id, sealed))) => {
+                return Ok(Some(SealedPlan {
+                    id,
+                    sealed,
+                    store: number,
+                }));
+            }
+            Ok(None) => {}
+            Err(error) => stores.failed(number, error)?,
+        }
+    }
+    Ok(None)
+}
+
+fn sealed_plan_in(
+    job: &Job,
+    source: &dyn Source,
+    store: &dyn Store,
+) -> Result<Option<(String, Sealed)>, DumpError> {
+    let mut plans = BTreeSet::new();
+    let mut sealed_plans = BTreeSet::new();
+    store.list("plan/", &mut |entry| {
+        let mut steps = entry.name.as_ref().split('/').skip(1);
+        if let (Some(plan), Some(last)) = (steps.next(), steps.next()) {
+            plans.insert(plan.to_owned());
+            if last == "PLANNED" {
+                sealed_plans.insert(plan.to_owned());
+            }
+        }
+        ControlFlow::Continue(())
+    })?;
+    let warn = |message: String| job.tell(&Event::Warning { message });
+    for id in sealed_plans {
+        let sealed: Sealed = layout::read_json(store, &layout::planned_object(&id))?;
+        if source.resumable() && source.is_same(&sealed.planned.incarnation)? {
+            check_plan(store, &id, &sealed)?;
+            return Ok(Some((id, sealed)));
+        }
+        // I7: never two points in time in one dump.
+        warn(format!(
+            "the source is not the one that plan {id} was made from, or cannot be read twice: starting over; what was dumped of that plan stays until `tipple prune`"
+        ));
+    }
+    for id in plans {
+        if !layout::exists(store, &layout::planned_object(&id))? {
+            warn(format!(
+                "plan {id} was broken off before it was whole: planning again"
+            ));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether the parts of a sealed plan are those whose plan objects are in the store.
+fn check_plan(store: &dyn Store, plan: &str, sealed: &Sealed) -> Result<(), DumpError> {
+    let planned = layout::planned_object(plan);
+    let damaged = |part: &dyn Display, what: &str| DumpError::Damaged {
+        store: store.url().to_owned(),
+        object: planned.to_string(),
+        reason: format!("{part} {what}; restore it, or dump again into another folder"),
+    };
+    let mut objects = BTreeSet::new();
+    for part in &sealed.parts {
+        if layout::plan_of(&part.name) != plan {
+            return Err(damaged(&part.name, "is no part of this plan"));
+        }
+        objects.insert(part.object());
+    }
+    let mut stray = None;
+    store.list(&format!("plan/{plan}/"), &mut |entry| {
+        if entry.name != planned && !objects.remove(&entry.name) {
+            stray = Some(entry.name);
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    })?;
+    match (stray, objects.first()) {
+        (Some(object), _) => Err(damaged(&object, "was planned, and it does not say so")),
+        (None, Some(object)) => Err(damaged(object, "is missing")),
+        (None, None) => Ok(()),
+    }
+}
+
+/// The part records of a plan in a store, checked against HEAD and plan.
+pub(crate) fn committed_parts(
+    store: &dyn Store,
+    head: &Head,
+    plan: &str,
+    sealed: &Sealed,
+) -> Result<Vec<PartRecord>, DumpError> {
+    let mut parts = Vec::new();
+    store.list(&format!("parts/{plan}-"), &mut |entry| {
+        parts.extend(layout::part_of_object(&entry.name));
+        ControlFlow::Continue(())
+    })?;
+    let records = parts
+        .iter()
+        .map(|part| {
+            let record = layout::read_json(store, &layout::part_object(part))?;
+            check_record(store, head, part, &record)?;
+            Ok(record)
+        })
+        .collect::<Result<Vec<PartRecord>, DumpError>>()?;
+    check_committed(store, sealed, &records)?;
+    Ok(records)
+}
+
+fn check_committed(
+    store: &dyn Store,
+    sealed: &Sealed,
+    committed: &[PartRecord],
+) -> Result<(), DumpError> {
+    let planned: BTreeMap<_, _> = sealed.parts.iter().map(|part| (&part.name, part)).collect();
+    for record in committed {
+        if let Some(part) = planned.get(&record.part) {
+            committer::check_planned(store, part, record)?;
+        }
+    }
+    Ok(())
+}

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tipple_budget::{Budget, BufferPool, Gate, Permit};
 use tipple_chunk::{Content, Encoder};
 use tipple_flow::{Estimate, Source};
-use tipple_store::Store;
+use tipple_store::{Store, StoreErrorKind};
 
 use crate::begin::{self, Found, SealedPlan};
 use crate::committer::{Committer, OpenPart, ToCommitters, Work};
@@ -125,7 +125,17 @@ fn finish(
     store.put_if_absent(&layout::object(layout::SHA256SUMS), &sums.sha256sums())?;
     failpoint!("summed");
     let done = sums.done(plan, said.clone());
-    layout::put_json(store, &layout::object(layout::DONE), &done)?;
+    let object = layout::object(layout::DONE);
+    match layout::put_json(store, &object, &done) {
+        // Another process has finished the same dump a moment ago: its DONE differs in the time alone.
+        Err(DumpError::Store(error)) if error.kind() == StoreErrorKind::AlreadyExists => {
+            let first: Done = layout::read_json(store, &object)?;
+            if (&first.plan, first.digest) != (&done.plan, done.digest) {
+                return Err(error.into());
+            }
+        }
+        put => put?,
+    }
     failpoint!("done");
     Ok(())
 }

@@ -71,9 +71,9 @@ pub(crate) struct DumpArgs {
     /// What to dump: memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, lines:FILE, or - for the lines of standard input
     pub(crate) source: OsString,
 
-    /// Where the dump goes: an empty or new folder, or that of the same dump when it was broken off
-    #[arg(value_hint = ValueHint::DirPath)]
-    pub(crate) store: OsString,
+    /// Where the dump goes: an empty or new folder, or that of the same dump when it was broken off; the same dump goes to each of several
+    #[arg(value_hint = ValueHint::DirPath, required = true, value_name = "STORE")]
+    pub(crate) stores: Vec<OsString>,
 
     #[command(flatten)]
     pub(crate) job: JobFlags,
@@ -81,6 +81,8 @@ pub(crate) struct DumpArgs {
     pub(crate) buffers: BufferFlags,
     #[command(flatten)]
     pub(crate) shape: ShapeFlags,
+    #[command(flatten)]
+    pub(crate) spool: SpoolFlags,
     #[command(flatten)]
     pub(crate) lines: LinesSourceFlags,
     #[command(flatten)]
@@ -323,9 +325,32 @@ pub(crate) struct BufferFlags {
     #[arg(long, value_name = "SIZE", env = "TIPPLE_BUFFER", hide_env_values = true, default_value_t = ByteSize(8 << 20))]
     pub(crate) buffer: ByteSize,
 
-    /// Folder for temporary files, where the store has none of its own; a copy keeps a cache's key files there [default: the system's]
+    /// Where files wait: sealed chunks for their stores, key files for their turn; none keeps a dump's chunks in memory [default: inside a single local store, otherwise the system's folder for temporary files]
     #[arg(long, value_name = "DIR", env = "TIPPLE_SPOOL", hide_env_values = true, value_hint = ValueHint::DirPath)]
     pub(crate) spool: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Job")]
+pub(crate) struct SpoolFlags {
+    /// The most bytes of sealed chunks on this disk, at least two chunks a thread; a full spool makes the source wait [default: three chunks a thread, and at least 1GiB if a store is not local]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "TIPPLE_SPOOL_LIMIT",
+        hide_env_values = true
+    )]
+    pub(crate) spool_limit: Option<ByteSize>,
+
+    /// With several stores: all fails the job when one of them fails, any goes on without it
+    #[arg(
+        long,
+        value_name = "POLICY",
+        env = "TIPPLE_STORE_POLICY",
+        hide_env_values = true,
+        default_value = "all"
+    )]
+    pub(crate) store_policy: Policy,
 }
 
 #[derive(Debug, Args)]
@@ -348,6 +373,15 @@ pub(crate) struct ShapeFlags {
         default_value = "tipple"
     )]
     pub(crate) layout: Layout,
+}
+
+/// What a failing store does to the job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Policy {
+    /// The job fails
+    All,
+    /// The job goes on without it
+    Any,
 }
 
 /// The layout of a dump's files.

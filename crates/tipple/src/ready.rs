@@ -8,7 +8,7 @@ use std::str::FromStr;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 use tipple_budget::Rates;
-use tipple_dump::{CopyOptions, DumpOptions, LoadOptions, VerifyOptions};
+use tipple_dump::{CopyOptions, DumpOptions, LoadOptions, SpoolPlace, StorePolicy, VerifyOptions};
 use tipple_flow::{Content, Sink, Source};
 use tipple_lines::{Lines, LinesOptions, LinesSink, LinesSource};
 use tipple_memcached::{
@@ -19,7 +19,7 @@ use tipple_memcached::{
 
 use crate::cli::{
     BufferFlags, ConnectionFlags, FilterFlags, JobFlags, LinesSinkFlags, LinesSourceFlags,
-    ListingFlags, Mode, PartFlags, ShapeFlags, StoringFlags, ThreadFlags,
+    ListingFlags, Mode, PartFlags, Policy, ShapeFlags, SpoolFlags, StoringFlags, ThreadFlags,
 };
 use crate::endpoint::{SinkUrl, SourceUrl};
 use crate::error::{CliError, Kind};
@@ -314,10 +314,14 @@ fn buffer_bytes(flags: &BufferFlags) -> usize {
     usize::try_from(flags.buffer.0).unwrap_or(usize::MAX)
 }
 
+/// What `--spool` takes besides a folder.
+const SPOOL_NONE: &str = "none";
+
 pub(crate) fn dump_options(
     job: &JobFlags,
     buffers: &BufferFlags,
     shape: &ShapeFlags,
+    spool: &SpoolFlags,
 ) -> Result<DumpOptions, CliError> {
     let options = DumpOptions {
         threads: threads(&job.threads),
@@ -325,19 +329,37 @@ pub(crate) fn dump_options(
         chunk_bytes_max: shape.chunk_size.0,
         codec: shape.compress,
         memory_bytes_max: job.memory.map(|size| size.0),
-        spool_dir: buffers.spool.clone(),
+        spool: match &buffers.spool {
+            None => SpoolPlace::Default,
+            Some(none) if none.as_os_str() == SPOOL_NONE => SpoolPlace::Memory,
+            Some(dir) => SpoolPlace::Dir(dir.clone()),
+        },
+        spool_bytes_max: spool.spool_limit.map(|size| size.0),
+        store_policy: match spool.store_policy {
+            Policy::All => StorePolicy::All,
+            Policy::Any => StorePolicy::Any,
+        },
     };
     options.validate()?;
     Ok(options)
 }
 
-pub(crate) fn copy_options(job: &JobFlags, buffers: &BufferFlags) -> CopyOptions {
-    CopyOptions {
+pub(crate) fn copy_options(job: &JobFlags, buffers: &BufferFlags) -> Result<CopyOptions, CliError> {
+    if buffers
+        .spool
+        .as_ref()
+        .is_some_and(|dir| dir.as_os_str() == SPOOL_NONE)
+    {
+        return Err(CliError::usage(
+            "--spool none is for dumps into a store: here, give a folder, or leave it out",
+        ));
+    }
+    Ok(CopyOptions {
         threads: threads(&job.threads),
         buffer_bytes: buffer_bytes(buffers),
         memory_bytes_max: job.memory.map(|size| size.0),
         spool_dir: buffers.spool.clone(),
-    }
+    })
 }
 
 pub(crate) fn load_options(job: &JobFlags, parts: &PartFlags, state: Option<&Path>) -> LoadOptions {
@@ -358,6 +380,8 @@ pub(crate) struct MemoryStory<'a> {
     /// What each worker holds besides: a name and bytes.
     pub(crate) others: &'a [(&'a str, u64)],
     pub(crate) planner_bytes: u64,
+    /// Held once, whatever the number of workers: a name and bytes.
+    pub(crate) shared: &'a [(&'a str, u64)],
 }
 
 impl fmt::Display for MemoryStory<'_> {
@@ -374,9 +398,12 @@ impl fmt::Display for MemoryStory<'_> {
             write!(f, " + {name} {}", bytes(*amount))?;
         }
         f.write_str(")")?;
-        match self.planner_bytes {
-            0 => Ok(()),
-            planner => write!(f, " + listing {}", bytes(planner)),
+        let planner = ("listing", self.planner_bytes);
+        for (name, amount) in [planner].iter().chain(self.shared) {
+            if *amount > 0 {
+                write!(f, " + {name} {}", bytes(*amount))?;
+            }
         }
+        Ok(())
     }
 }

@@ -6,3 +6,4 @@ mod refusals;
 mod resume;
 mod round_trip;
 mod source;
+mod stores;

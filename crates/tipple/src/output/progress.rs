@@ -75,6 +75,8 @@ struct ProgressLine {
     stored_bytes: u64,
     memory_bytes_held: u64,
     memory_bytes_budget: u64,
+    spool_bytes_held: u64,
+    spool_bytes_budget: u64,
     elapsed_ms: u64,
 }
 
@@ -231,6 +233,13 @@ impl<'a> Drawing<'a> {
                 units::bytes(memory.limit())
             ));
         }
+        if let Some(spool) = self.job.spool() {
+            text.push_str(&format!(
+                " · spool {} of {}",
+                units::bytes(spool.held()),
+                units::bytes(spool.limit())
+            ));
+        }
         text
     }
 
@@ -247,7 +256,7 @@ impl<'a> Drawing<'a> {
 
     fn json(&self, now: Instant) {
         let progress = self.job.progress();
-        let memory = self.job.memory();
+        let (memory, spool) = (self.job.memory(), self.job.spool());
         self.output.json(&ProgressLine {
             event: "progress",
             state: self.state(),
@@ -262,6 +271,8 @@ impl<'a> Drawing<'a> {
             stored_bytes: progress.stored_bytes(),
             memory_bytes_held: memory.map_or(0, |memory| memory.held()),
             memory_bytes_budget: memory.map_or(0, |memory| memory.limit()),
+            spool_bytes_held: spool.map_or(0, |spool| spool.held()),
+            spool_bytes_budget: spool.map_or(0, |spool| spool.limit()),
             elapsed_ms: now.duration_since(self.began).as_millis() as u64,
         });
     }

@@ -37,7 +37,17 @@ pub(crate) fn report_text(done: &str, report: &Report) -> String {
     if report.spool_bytes_max > 0 {
         rows.row(
             "  spool",
-            format!("{} at most", bytes(report.spool_bytes_max)),
+            format!(
+                "{} reserved at most, of a limit of {}",
+                bytes(report.spool_bytes_max),
+                bytes(report.spool_bytes_budget)
+            ),
+        );
+    }
+    for dropped in &report.dropped_stores {
+        rows.row(
+            "  DROPPED",
+            format!("{}: {}", dropped.store, dropped.reason),
         );
     }
     for (name, said) in [("  source", &report.source), ("  sink", &report.sink)] {

@@ -38,7 +38,7 @@ pub(super) fn run(
     // A source that can choose does; for all others the sink chooses.
     let filtering = !source_is_memcached;
     let sink = ready::sink(&to, &args.lines_sink, &args.storing, &memcached, filtering)?;
-    let options = ready::copy_options(&args.job, &args.buffers);
+    let options = ready::copy_options(&args.job, &args.buffers)?;
     let rates = ready::job_rates(&args.job)?;
     if args.job.dry_run {
         return dry_run(
@@ -100,6 +100,7 @@ pub(super) fn memory_story(options: &CopyOptions, source: &dyn Source, sink: &dy
             ("writer", sink.writer_bytes()),
         ],
         planner_bytes: source.planner_bytes(),
+        shared: &[],
     }
     .to_string()
 }

@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use tipple_dump::DumpOptions;
+use tipple_budget::Rates;
+use tipple_dump::{DumpOptions, SpoolPlace};
 use tipple_flow::Source;
 use tipple_memcached::{CachemoverOptions, CachemoverSink};
-use tipple_store::{Access, StoreUrl, open_store};
+use tipple_store::{Access, Store, StoreUrl, open_store};
 
 use crate::cli::{DumpArgs, Layout};
 use crate::endpoint::{SourceUrl, store_url};
@@ -31,20 +32,27 @@ pub(super) fn run(
     }
     typed.fit_source(&url)?;
     typed.fit_memcached(matches!(url, SourceUrl::Memcached(_)))?;
-    let store = store_url(&args.store)?;
+    let stores: Vec<StoreUrl> = (args.stores.iter())
+        .map(|store| store_url(store))
+        .collect::<Result<_, _>>()?;
     let memcached = MemcachedFlags {
         connection: &args.connection,
         filter: &args.filter,
     };
     let source = ready::source(&url, &args.lines, &args.listing, &memcached)?;
     match args.layout() {
-        Layout::Tipple => into_store(args, &url, source.as_ref(), &store, output),
+        Layout::Tipple => into_stores(args, &url, source.as_ref(), &stores, output),
         Layout::Cachemover => {
             let why = "is for --layout tipple";
-            typed.refuse(&["compress"], why)?;
-            let Some(folder) = store.as_folder() else {
+            typed.refuse(&["compress", "spool_limit", "store_policy"], why)?;
+            let folder = match &stores[..] {
+                [store] => store.as_folder(),
+                _ => None,
+            };
+            let Some(folder) = folder else {
                 return Err(CliError::usage(format!(
-                    "--layout cachemover writes folders, and {store} is none"
+                    "--layout cachemover writes one folder, and {} is none",
+                    joined(&stores)
                 )));
             };
             as_cachemover(args, &url, source.as_ref(), folder, output)
@@ -58,47 +66,79 @@ impl DumpArgs {
     }
 }
 
-fn into_store(
+fn joined(stores: &[StoreUrl]) -> String {
+    let stores: Vec<String> = stores.iter().map(StoreUrl::to_string).collect();
+    stores.join(" and ")
+}
+
+fn into_stores(
     args: &DumpArgs,
     url: &SourceUrl,
     source: &dyn Source,
-    store_url: &StoreUrl,
+    urls: &[StoreUrl],
     output: &Arc<Output>,
 ) -> Result<u8, CliError> {
-    let options = ready::dump_options(&args.job, &args.buffers, &args.shape)?;
+    let options = ready::dump_options(&args.job, &args.buffers, &args.shape, &args.spool)?;
     let rates = ready::job_rates(&args.job)?;
     if args.job.dry_run {
-        let needs = tipple_dump::dry_run(source, &options)?;
-        let disk = needs.stored_bytes_max + needs.plan_bytes_max;
-        let expected = Expected {
-            verb: "dump",
-            parts: needs.parts,
-            records: needs.records,
-            raw_bytes: needs.raw_bytes,
-            memory_bytes: needs.memory_bytes,
-            memory: memory_story(&options, source),
-            disk: (needs.raw_bytes > 0).then(|| (disk, disk_text(disk, store_url))),
-        };
-        return dry_run::tell(output, &expected, rates);
+        return dry_run(&options, rates, source, urls, output);
     }
-    // Before the store: a mistyped source must not leave a new folder behind. And before the budget is told: what planning
-    // holds may depend on what the source turns out to be.
+    // Before the stores: a mistyped source must not leave a new folder behind. And before the budget is told: what
+    // planning holds may depend on what the source turns out to be.
     source.check()?;
-    let store = open_store(store_url, Access::Write)?;
+    let opened = (urls.iter())
+        .map(|url| open_store(url, Access::Write))
+        .collect::<Result<Vec<_>, _>>()?;
+    let stores: Vec<&dyn Store> = opened.iter().map(|store| store.as_ref()).collect();
     output.at_start([
-        format!("dumping {url} to {store_url}"),
-        format!("memory budget {}", memory_story(&options, source)),
+        format!("dumping {url} to {}", joined(urls)),
+        format!("memory budget {}", memory_story(&options, source, &stores)),
+        spool_story(&options, &stores),
     ]);
     let report = running::run("dump", rates, output, |job| {
-        tipple_dump::dump(job, source, store.as_ref(), &options)
+        tipple_dump::dump(job, source, &stores, &options)
     })?;
-    let next = format!("tipple verify {}", quoted(&store_url.to_string()));
+    let is_dropped = |url: &&StoreUrl| {
+        let url = url.to_string();
+        report
+            .dropped_stores
+            .iter()
+            .any(|dropped| dropped.store == url)
+    };
+    let kept = urls.iter().find(|url| !is_dropped(url)).unwrap_or(&urls[0]);
+    let next = format!("tipple verify {}", quoted(&kept.to_string()));
     Ok(finish(output, "dumped", &report, Some(next)))
 }
 
-fn memory_story(options: &DumpOptions, source: &dyn Source) -> String {
+fn dry_run(
+    options: &DumpOptions,
+    rates: Rates,
+    source: &dyn Source,
+    urls: &[StoreUrl],
+    output: &Arc<Output>,
+) -> Result<u8, CliError> {
+    // Opened for reading, so that a dry run leaves nothing behind; a store that is not there yet holds nothing either.
+    let opened: Vec<_> = (urls.iter())
+        .filter_map(|url| open_store(url, Access::Read).ok())
+        .collect();
+    let stores: Vec<&dyn Store> = opened.iter().map(|store| store.as_ref()).collect();
+    let needs = tipple_dump::dry_run(source, &stores, options)?;
+    let disk = needs.stored_bytes_max + needs.plan_bytes_max;
+    let expected = Expected {
+        verb: "dump",
+        parts: needs.parts,
+        records: needs.records,
+        raw_bytes: needs.raw_bytes,
+        memory_bytes: needs.memory_bytes,
+        memory: memory_story(options, source, &stores),
+        disk: (needs.raw_bytes > 0).then(|| (disk, disk_text(disk, &stores))),
+    };
+    dry_run::tell(output, &expected, rates)
+}
+
+fn memory_story(options: &DumpOptions, source: &dyn Source, stores: &[&dyn Store]) -> String {
     MemoryStory {
-        total: options.memory_bytes(source),
+        total: options.memory_bytes(source, stores),
         threads: options.threads,
         buffer_bytes: options.buffer_bytes as u64,
         others: &[
@@ -106,22 +146,31 @@ fn memory_story(options: &DumpOptions, source: &dyn Source) -> String {
             ("reader", source.reader_bytes()),
         ],
         planner_bytes: source.planner_bytes(),
+        shared: &[
+            ("spool", options.spool_memory_bytes()),
+            ("uploads", options.store_memory_bytes(stores)),
+        ],
     }
     .to_string()
 }
 
-/// At most so much, of what is free there.
-fn disk_text(bytes: u64, store: &StoreUrl) -> String {
-    // Opened for reading, so that a dry run leaves nothing behind.
-    let free = open_store(store, Access::Read)
-        .and_then(|store| store.capabilities())
-        .ok()
-        .and_then(|capabilities| capabilities.free_bytes);
-    let at_most = format!("{} at most, if nothing compresses", units::bytes(bytes));
-    match free {
-        Some(free) => format!("{at_most}; {} are free", units::bytes(free)),
-        None => at_most,
+fn spool_story(options: &DumpOptions, stores: &[&dyn Store]) -> String {
+    let limit = units::bytes(options.spool_bytes(stores));
+    match &options.spool {
+        SpoolPlace::Memory => "spool none: chunks wait in memory".to_owned(),
+        SpoolPlace::Default => format!("spool {limit} at most"),
+        SpoolPlace::Dir(dir) => format!("spool {limit} at most, in {}", dir.display()),
     }
+}
+
+/// At most so much, of what is free there.
+fn disk_text(bytes: u64, stores: &[&dyn Store]) -> String {
+    let at_most = format!("{} at most, if nothing compresses", units::bytes(bytes));
+    let free = stores.iter().filter_map(|store| {
+        let free = store.capabilities().ok()?.free_bytes?;
+        Some(format!("; {} are free", units::bytes(free)))
+    });
+    at_most + &free.collect::<String>()
 }
 
 fn as_cachemover(
@@ -131,7 +180,7 @@ fn as_cachemover(
     folder: &Path,
     output: &Arc<Output>,
 ) -> Result<u8, CliError> {
-    let options = ready::copy_options(&args.job, &args.buffers);
+    let options = ready::copy_options(&args.job, &args.buffers)?;
     let rates = ready::job_rates(&args.job)?;
     let sink = CachemoverSink::create(
         folder,

@@ -27,7 +27,7 @@ use crate::ledger::Ledger;
 use crate::open_dump::check_record;
 use crate::planning::{self, Planning};
 use crate::sealer::Sealer;
-use crate::sums::Sums;
+use crate::sums::{Sums, check_chunks};
 
 /// How a dump is made.
 #[derive(Clone, Debug)]
@@ -152,7 +152,7 @@ pub fn dump(
     let sums = Sums::of(store, &plan_id, &sealed)?;
     let said = source.finish(&sealed.planned, sums.records, &sums.outcomes)?;
     failpoint!("summing");
-    store.put_if_absent(&layout::object(layout::SHA256SUMS), &sums.sha256sums())?;
+    sums.put(store)?;
     failpoint!("summed");
     let done = sums.done(&plan_id, said.clone());
     layout::put_json(store, &layout::object(layout::DONE), &done)?;
@@ -247,6 +247,13 @@ fn find_head(
         return Err(DumpError::Usage(format!(
             "{url} is an unfinished dump of another source: it has {} {}, and this is {} {}; choose another folder",
             found.kind, found.id, wanted.kind, wanted.id
+        )));
+    }
+    let (found, wanted) = (&head.content, source.content());
+    if (found.name.as_str(), found.version) != wanted {
+        return Err(DumpError::Usage(format!(
+            "{url} was begun with {} version {}, and this program writes {} version {}: choose another folder",
+            found.name, found.version, wanted.0, wanted.1
         )));
     }
     let wanted = options.shaping();
@@ -370,10 +377,11 @@ fn check_plan(store: &dyn Store, plan: &str, sealed: &Sealed) -> Result<(), Dump
         ControlFlow::Continue(())
     })?;
     match (stray, objects.first()) {
-        (Some(object), _) => Err(damaged(&object, "was planned, and it does not say so")),
-        (None, Some(object)) => Err(damaged(object, "is missing")),
-        (None, None) => Ok(()),
+        (Some(object), _) => return Err(damaged(&object, "was planned, and it does not say so")),
+        (None, Some(object)) => return Err(damaged(object, "is missing")),
+        (None, None) => {}
     }
+    sealed.parts.iter().try_for_each(|part| part.check(store))
 }
 
 fn committed_parts(
@@ -407,7 +415,9 @@ fn check_committed(
             committer::check_planned(store, part, record)?;
         }
     }
-    Ok(())
+    let chunks = committed.iter().flat_map(|record| &record.chunks);
+    let chunks = chunks.map(|chunk| (chunk.name.clone(), chunk.stored_bytes));
+    check_chunks(store, &chunks.collect())
 }
 
 fn tell_start(job: &Job, plan: &Plan, estimate: &Estimate, options: &DumpOptions, memory: &Budget) {

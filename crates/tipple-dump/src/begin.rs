@@ -17,6 +17,7 @@ use crate::layout::{
 use crate::open_dump::check_record;
 use crate::options::DumpOptions;
 use crate::stores::Stores;
+use crate::sums::check_chunks;
 
 /// What is in the stores of a dump.
 pub(crate) struct Found {
@@ -174,6 +175,13 @@ fn check_head(
             found.kind, found.id, wanted.kind, wanted.id
         )));
     }
+    let (found, wanted) = (&head.content, source.content());
+    if (found.name.as_str(), found.version) != wanted {
+        return Err(DumpError::Usage(format!(
+            "{url} was begun with {} version {}, and this program writes {} version {}: choose another folder",
+            found.name, found.version, wanted.0, wanted.1
+        )));
+    }
     let wanted = options.shaping();
     if head.shaping != wanted {
         return Err(DumpError::Usage(format!(
@@ -292,10 +300,11 @@ fn check_plan(store: &dyn Store, plan: &str, sealed: &Sealed) -> Result<(), Dump
         ControlFlow::Continue(())
     })?;
     match (stray, objects.first()) {
-        (Some(object), _) => Err(damaged(&object, "was planned, and it does not say so")),
-        (None, Some(object)) => Err(damaged(object, "is missing")),
-        (None, None) => Ok(()),
+        (Some(object), _) => return Err(damaged(&object, "was planned, and it does not say so")),
+        (None, Some(object)) => return Err(damaged(object, "is missing")),
+        (None, None) => {}
     }
+    sealed.parts.iter().try_for_each(|part| part.check(store))
 }
 
 /// The part records of a plan in a store, checked against HEAD and plan.
@@ -333,5 +342,7 @@ fn check_committed(
             committer::check_planned(store, part, record)?;
         }
     }
-    Ok(())
+    let chunks = committed.iter().flat_map(|record| &record.chunks);
+    let chunks = chunks.map(|chunk| (chunk.name.clone(), chunk.stored_bytes));
+    check_chunks(store, &chunks.collect())
 }

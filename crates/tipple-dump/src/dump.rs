@@ -122,7 +122,7 @@ fn finish(
 ) -> Result<(), DumpError> {
     let sums = Sums::of(store, plan, sealed)?;
     failpoint!("summing");
-    store.put_if_absent(&layout::object(layout::SHA256SUMS), &sums.sha256sums())?;
+    sums.put(store)?;
     failpoint!("summed");
     let done = sums.done(plan, said.clone());
     let object = layout::object(layout::DONE);

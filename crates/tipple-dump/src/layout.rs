@@ -7,20 +7,27 @@
 //! | `plan/<plan>/PLANNED` | when all parts are there | [`Sealed`]: how many parts, and of which life of the source |
 //! | `chunks/<part>-<nnnn>-<sha256, first 32 hex>.<content>.zst` | before the part record | records |
 //! | `parts/<part>.json` | when all its chunks are durable | [`PartRecord`]: the commit of a part |
-//! | `SHA256SUMS` | when all parts are committed | for `sha256sum -c`: HEAD, PLANNED, part records, chunks |
-//! | `DONE` | last, once | [`Done`]: totals, a digest over the part records, and one of itself |
+//! | `SHA256SUMS` | when all parts are committed | for `sha256sum -c`: all of the above, of the plan that counts |
+//! | `DONE` | last, once | [`Done`]: totals, and a digest over the part records |
+//!
+//! HEAD, PLANNED, part records and DONE are JSON, and each ends with `own_sha256`: the SHA-256 of the object's bytes as
+//! they would be with 64 zeros there. So a digit that changed on disk is told from one that was written.
 //!
 //! `<part>` is `<plan>-<nnnnnnnn>`, so a part tells its plan; a plan without PLANNED is void, and so are its parts.
 //! All of them are written with put-if-absent (I5). Readers accept newer minor versions and refuse newer major
 //! ones; writers refuse to go on with anything newer than they are.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::fs::File;
+use std::io::Read;
 
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use tipple_chunk::{ContentName, Sealed as SealedChunk, Sha256Digest};
-use tipple_flow::{Identity, Outcomes, PartName};
+use tipple_flow::{Identity, NewPart, Outcomes, PartName, PlanBody};
 use tipple_store::{ObjectName, Store, StoreError, StoreErrorKind};
 
 use crate::error::DumpError;
@@ -100,11 +107,60 @@ pub struct SealedPart {
     pub records: Option<u64>,
     /// About how many raw bytes it gives.
     pub bytes_estimate: u64,
+    /// Of its plan object.
+    pub sha256: Sha256Digest,
 }
 
 impl SealedPart {
+    /// The part that a source planned, under its name.
+    ///
+    /// # Errors
+    /// `Disk` if the file that becomes its plan object cannot be read.
+    pub(crate) fn new(name: PartName, part: &NewPart) -> Result<Self, DumpError> {
+        let sha256 = match &part.body {
+            PlanBody::Bytes(bytes) => Sha256Digest::of(bytes),
+            PlanBody::File(path) => File::open(path)
+                .and_then(tipple_chunk::sha256_of)
+                .map(|(sha256, _)| sha256)
+                .map_err(DumpError::disk("read", path))?,
+        };
+        Ok(Self {
+            name,
+            extension: part.extension.to_owned(),
+            records: part.records,
+            bytes_estimate: part.bytes_estimate,
+            sha256,
+        })
+    }
+
     pub(crate) fn object(&self) -> ObjectName {
         object(&self.object_name())
+    }
+
+    /// Whether its plan object is the one that was planned.
+    ///
+    /// # Errors
+    /// `Damaged`, `Store`.
+    pub(crate) fn check(&self, store: &dyn Store) -> Result<(), DumpError> {
+        self.check_bytes(store, store.open(&self.object())?)
+    }
+
+    /// The same of `bytes`, that were read from there.
+    pub(crate) fn check_bytes(&self, store: &dyn Store, bytes: impl Read) -> Result<(), DumpError> {
+        let damaged = |reason: String| DumpError::Damaged {
+            store: store.url().to_owned(),
+            object: self.object_name(),
+            reason: format!("{reason}; restore it, or dump again into another folder"),
+        };
+        let (sha256, bytes) = tipple_chunk::sha256_of(bytes)
+            .map_err(|error| damaged(format!("cannot be read: {error}")))?;
+        if sha256 != self.sha256 {
+            return Err(damaged(format!(
+                "its {bytes} bytes have the SHA-256 {sha256}, and should have {}",
+                self.sha256
+            )));
+        }
+        Ok(())
     }
 
     fn object_name(&self) -> String {
@@ -225,17 +281,6 @@ pub struct Done {
     /// What the source said at the end.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub source: Value,
-    /// SHA-256 of the object's bytes as they would be with 64 zeros here.
-    pub own_sha256: Sha256Digest,
-}
-
-impl Done {
-    /// Whether `bytes`, that this was read from, are those that were written.
-    pub(crate) fn is_own(&self, bytes: &[u8]) -> bool {
-        let own = self.own_sha256.to_string();
-        let text = String::from_utf8_lossy(bytes).replace(&own, &"0".repeat(own.len()));
-        Sha256Digest::of(text.as_bytes()) == self.own_sha256
-    }
 }
 
 // Names that become names of objects are checked where they are read: what a dump says may be anything.
@@ -352,14 +397,49 @@ pub(crate) fn exists(store: &dyn Store, name: &ObjectName) -> Result<bool, DumpE
     }
 }
 
+/// 64 of them stand where an object's own digest will be.
+const NO_DIGEST: [u8; 64] = [b'0'; 64];
+
 pub(crate) fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
-    let mut bytes = serde_json::to_vec_pretty(value).expect("plain values serialize");
+    #[derive(Serialize)]
+    struct Own<'a, T> {
+        #[serde(flatten)]
+        value: &'a T,
+        own_sha256: Sha256Digest,
+    }
+    let own = Own {
+        value,
+        own_sha256: Sha256Digest([0; 32]),
+    };
+    let mut bytes = serde_json::to_vec_pretty(&own).expect("plain values serialize");
     bytes.push(b'\n');
+    let sha256 = Sha256Digest::of(&bytes).to_string();
+    let place = last_place(&bytes, &NO_DIGEST).expect("it was just written");
+    bytes[place..][..sha256.len()].copy_from_slice(sha256.as_bytes());
     bytes
 }
 
+/// Whether `bytes` are those that were written, if `own_sha256` is what they say of themselves.
+fn is_own(bytes: &[u8], own_sha256: &Sha256Digest) -> bool {
+    let own = own_sha256.to_string();
+    let Some(place) = last_place(bytes, own.as_bytes()) else {
+        return false;
+    };
+    let mut sha256 = Sha256::new();
+    sha256.update(&bytes[..place]);
+    sha256.update(NO_DIGEST);
+    sha256.update(&bytes[place + own.len()..]);
+    Sha256Digest::from(sha256) == *own_sha256
+}
+
+fn last_place(bytes: &[u8], digest: &[u8]) -> Option<usize> {
+    bytes
+        .windows(digest.len())
+        .rposition(|window| window == digest)
+}
+
 /// Reads a JSON object of the layout. The format is looked at before anything else, so that a newer version is
-/// told apart from damage.
+/// told apart from damage; then whether the bytes are those that were written.
 pub(crate) fn read_json<T: DeserializeOwned>(
     store: &dyn Store,
     name: &ObjectName,
@@ -390,19 +470,27 @@ pub(crate) fn parse_json<T: DeserializeOwned>(
     #[derive(Deserialize)]
     struct Versioned {
         format: Format,
+        // Whatever a newer version calls by that name.
+        #[serde(default)]
+        own_sha256: Value,
     }
-    let damaged = |error: serde_json::Error| DumpError::Damaged {
+    let damaged = |why: &dyn Display| DumpError::Damaged {
         store: store.url().to_owned(),
         object: name.to_string(),
         reason: format!(
-            "is not what tipple wrote ({error}); restore it, or dump again into another folder"
+            "is not what tipple wrote ({why}); restore it, or dump again into another folder"
         ),
     };
-    let Versioned { format } = serde_json::from_slice(bytes).map_err(damaged)?;
-    if format.major != FORMAT_MAJOR {
-        return Err(newer(store, name, format, "reads"));
+    let versioned: Versioned = serde_json::from_slice(bytes).map_err(|error| damaged(&error))?;
+    if versioned.format.major != FORMAT_MAJOR {
+        return Err(newer(store, name, versioned.format, "reads"));
     }
-    serde_json::from_slice(bytes).map_err(damaged)
+    let own: Sha256Digest =
+        serde_json::from_value(versioned.own_sha256).map_err(|error| damaged(&error))?;
+    if !is_own(bytes, &own) {
+        return Err(damaged(&"its own_sha256 is that of other bytes"));
+    }
+    serde_json::from_slice(bytes).map_err(|error| damaged(&error))
 }
 
 pub(crate) fn newer(

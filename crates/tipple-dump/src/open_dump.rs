@@ -88,7 +88,7 @@ impl<'a> OpenDump<'a> {
         &self.parts
     }
 
-    /// Whether DONE and all part records are as they were when the dump was finished. Nothing is read from a dump, or
+    /// Whether all part records are as they were when the dump was finished. Nothing is read from a dump, or
     /// pruned, before this held: a missing part would be a silent loss.
     ///
     /// # Errors
@@ -97,13 +97,6 @@ impl<'a> OpenDump<'a> {
         let Some(done) = &self.done else {
             return Ok(());
         };
-        let object = layout::object(layout::DONE);
-        if !done.is_own(&layout::get_json_bytes(self.store, &object)?) {
-            return Err(self.damaged(
-                object,
-                "is not as it was written; restore it, `tipple verify` tells what else is damaged",
-            ));
-        }
         let mut digest = Sha256::new();
         for part in &self.parts {
             let bytes = layout::get_json_bytes(self.store, &layout::part_object(part))?;

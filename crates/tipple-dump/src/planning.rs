@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tipple_flow::{Failure, NewPart, Party, PlanBody, Planned, Planner, Source, Stop};
+use tipple_flow::{Failure, NewPart, PartName, Party, PlanBody, Planned, Planner, Source, Stop};
 use tipple_store::ObjectName;
 
 use crate::error::DumpError;
@@ -19,7 +19,7 @@ pub(crate) struct Planning<'a> {
     job: &'a Job,
     scratch_dir: &'a Path,
     ready: &'a Ledger<SealedPart>,
-    unpublished: Ledger<(SealedPart, PlanBody)>,
+    unpublished: Ledger<(PartName, NewPart)>,
     numbering: Mutex<Numbering>,
     /// Whether parts that were worked on can be taken back.
     revocable: bool,
@@ -92,9 +92,10 @@ impl<'a> Planning<'a> {
 
     fn publish(&self, stores: &Stores<'_>) -> Result<Vec<SealedPart>, DumpError> {
         let mut parts = Vec::new();
-        while let Some((part, body)) = self.unpublished.take(self.job.gate())? {
+        while let Some((name, new)) = self.unpublished.take(self.job.gate())? {
+            let part = SealedPart::new(name, &new)?;
             let name = part.object();
-            match body {
+            match new.body {
                 PlanBody::Bytes(bytes) => stores.each(|store| {
                     store.put_if_absent(&name, &bytes)?;
                     Ok(())
@@ -162,13 +163,7 @@ impl Planner for ToPublisher<'_> {
         numbering.parts += 1;
         drop(numbering);
         bump(&planning.job.progress().parts_total, 1);
-        let sealed = SealedPart {
-            name,
-            extension: part.extension.to_owned(),
-            records: part.records,
-            bytes_estimate: part.bytes_estimate,
-        };
-        planning.unpublished.add((sealed, part.body));
+        planning.unpublished.add((name, part));
         Ok(())
     }
 

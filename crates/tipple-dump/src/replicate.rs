@@ -20,6 +20,7 @@ use crate::job::Job;
 use crate::layout::{self, ChunkEntry, Done, Head, PartRecord, Sealed};
 use crate::spool::Spool;
 use crate::stores::Stores;
+use crate::sums::put_sha256sums;
 
 /// Read from a store at a time.
 const PIECE_BYTES: usize = 256 << 10;
@@ -50,7 +51,7 @@ impl Replicator<'_> {
         head: &Head,
         plan: &SealedPlan,
     ) -> Result<Vec<PartRecord>, DumpError> {
-        self.plan_objects(&plan.id, plan.store)?;
+        self.plan_objects(&plan.id, &plan.sealed, plan.store)?;
         self.parts(head, &plan.id, &plan.sealed)
     }
 
@@ -60,20 +61,24 @@ impl Replicator<'_> {
         let done: Done = layout::read_json(store, &layout::object(layout::DONE))?;
         let planned = layout::planned_object(&done.plan);
         let sealed: Sealed = layout::read_json(store, &planned)?;
-        self.plan_objects(&done.plan, from)?;
+        self.plan_objects(&done.plan, &sealed, from)?;
         self.parts(head, &done.plan, &sealed)?;
-        for object in [layout::SHA256SUMS, layout::DONE] {
-            let object = layout::object(object);
-            let bytes = layout::get_json_bytes(store, &object)?;
-            self.stores.each(|store| {
-                store.put_if_absent(&object, &bytes)?;
-                Ok(())
-            })?;
+        let done = layout::object(layout::DONE);
+        let done_bytes = layout::get_json_bytes(store, &done)?;
+        let sums = layout::get_json_bytes(store, &layout::object(layout::SHA256SUMS))?;
+        for (number, to) in self.stores.living() {
+            if number != from {
+                let put = put_sha256sums(to, &sums)
+                    .and_then(|()| Ok(to.put_if_absent(&done, &done_bytes)?));
+                if let Err(error) = put {
+                    self.stores.failed(number, error)?;
+                }
+            }
         }
         Ok(())
     }
 
-    fn plan_objects(&self, plan: &str, from: usize) -> Result<(), DumpError> {
+    fn plan_objects(&self, plan: &str, sealed: &Sealed, from: usize) -> Result<(), DumpError> {
         let prefix = format!("plan/{plan}/");
         let planned = layout::planned_object(plan);
         let list = |number: usize| {
@@ -104,6 +109,10 @@ impl Replicator<'_> {
                         .map_err(|error| (to, error.into()))?;
                     self.object(from, to, object)?;
                 }
+                let to_store = self.stores.get(to);
+                (sealed.parts.iter())
+                    .try_for_each(|part| part.check(to_store))
+                    .map_err(|error| (to, error))?;
                 // Last: it says that all the others are there.
                 match there.contains(&planned) {
                     true => Ok(()),

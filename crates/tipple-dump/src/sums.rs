@@ -1,12 +1,13 @@
 //! What comes last: SHA256SUMS and DONE, from the part records.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tipple_chunk::Sha256Digest;
 use tipple_flow::Outcomes;
-use tipple_store::Store;
+use tipple_store::{Store, StoreErrorKind};
 
 use crate::error::DumpError;
 use crate::layout::{self, Done, Format, PartRecord, Sealed};
@@ -29,18 +30,30 @@ impl Sums {
         let mut sums = SumsBuilder::default();
         let mut names: Vec<_> = sealed.parts.iter().map(|part| &part.name).collect();
         names.sort_unstable();
+        let mut chunks = BTreeMap::new();
         for name in names {
             let object = layout::part_object(name);
             let bytes = layout::get_json_bytes(store, &object)?;
             let record: PartRecord = layout::parse_json(store, &object, &bytes)?;
             sums.add(object.to_string(), &bytes, &record);
+            chunks.extend(record.chunks.into_iter().map(|c| (c.name, c.stored_bytes)));
         }
+        // I1, once more: nothing was taken away since.
+        check_chunks(store, &chunks)?;
         sums.finish(&sealed.planned.outcomes)
-            .with_others(store, plan)
+            .with_others(store, plan, sealed)
     }
 
-    /// The same with HEAD and PLANNED among the files of `SHA256SUMS`.
-    pub(crate) fn with_others(mut self, store: &dyn Store, plan: &str) -> Result<Self, DumpError> {
+    /// The same with HEAD, PLANNED and the plan objects among the files of `SHA256SUMS`.
+    pub(crate) fn with_others(
+        mut self,
+        store: &dyn Store,
+        plan: &str,
+        sealed: &Sealed,
+    ) -> Result<Self, DumpError> {
+        for part in &sealed.parts {
+            self.lines.insert(part.object().to_string(), part.sha256);
+        }
         for object in [layout::object(layout::HEAD), layout::planned_object(plan)] {
             let bytes = layout::get_json_bytes(store, &object)?;
             self.lines
@@ -59,7 +72,7 @@ impl Sums {
     }
 
     pub(crate) fn done(&self, plan: &str, source: Value) -> Done {
-        let mut done = Done {
+        Done {
             format: Format::CURRENT,
             plan: plan.to_owned(),
             parts: self.parts,
@@ -72,10 +85,58 @@ impl Sums {
             digest: self.digest,
             finished: layout::now(),
             source,
-            own_sha256: Sha256Digest([0; 32]),
+        }
+    }
+
+    /// Writes `SHA256SUMS`.
+    pub(crate) fn put(&self, store: &dyn Store) -> Result<(), DumpError> {
+        put_sha256sums(store, &self.sha256sums())
+    }
+}
+
+/// One that is there was left by a run that was killed before DONE, maybe with another plan: it says nothing until
+/// there is a DONE.
+pub(crate) fn put_sha256sums(store: &dyn Store, bytes: &[u8]) -> Result<(), DumpError> {
+    let object = layout::object(layout::SHA256SUMS);
+    match store.put_if_absent(&object, bytes) {
+        Err(error) if error.kind() == StoreErrorKind::AlreadyExists => {
+            store.delete(&object)?;
+            store.put_if_absent(&object, bytes)?;
+        }
+        put => drop(put?),
+    }
+    Ok(())
+}
+
+/// Whether `chunks` are in the store, each with its length.
+///
+/// # Errors
+/// `Damaged`, `Store`.
+pub(crate) fn check_chunks(
+    store: &dyn Store,
+    chunks: &BTreeMap<String, u64>,
+) -> Result<(), DumpError> {
+    let mut missing: BTreeSet<&str> = chunks.keys().map(String::as_str).collect();
+    let mut wrong = None;
+    store.list("chunks/", &mut |entry| {
+        match chunks.get(entry.name.as_ref()) {
+            Some(bytes) if *bytes != entry.bytes => {
+                let reason = format!("has {} bytes, and should have {bytes}", entry.bytes);
+                wrong = Some((entry.name.to_string(), reason));
+                return ControlFlow::Break(());
+            }
+            _ => missing.remove(entry.name.as_ref()),
         };
-        done.own_sha256 = Sha256Digest::of(&layout::to_json(&done));
-        done
+        ControlFlow::Continue(())
+    })?;
+    let missing = missing.first();
+    match wrong.or_else(|| Some(((*missing?).to_owned(), "is missing".to_owned()))) {
+        None => Ok(()),
+        Some((object, reason)) => Err(DumpError::Damaged {
+            store: store.url().to_owned(),
+            object,
+            reason: format!("{reason}; restore it, or dump again into another folder"),
+        }),
     }
 }
 

@@ -100,7 +100,7 @@ Examples:
 
 pub(crate) const VERIFY: &str = "\
 Reads all of the dump in STORE and compares: the SHA-256 of every chunk, the checksum of every frame, every record's \
-layout, every count, the list of parts, SHA256SUMS and DONE. It names everything that is not as it should be, and then \
+layout, every count, the plan, the list of parts, SHA256SUMS and DONE. It names everything that is not as it should be, and then \
 exits with 4. It needs nothing but the dump.";
 
 pub(crate) const VERIFY_EXAMPLES: &str = "\

@@ -15,6 +15,17 @@ use tipple_store::{Access, Store, StoreUrl, open_store};
 use crate::round_trip::small;
 use crate::source::{Keep, Numbers, NumbersContent};
 
+/// A JSON object of a dump, changed, and its digest of itself with it.
+pub fn forged(bytes: &[u8], change: impl FnOnce(&mut Value)) -> Vec<u8> {
+    let mut value = serde_json::from_slice(bytes).unwrap();
+    change(&mut value);
+    let zeros = "0".repeat(64);
+    value["own_sha256"] = json!(zeros);
+    let text = serde_json::to_string_pretty(&value).unwrap();
+    let own = Sha256Digest::of(text.as_bytes()).to_string();
+    text.replace(&zeros, &own).into_bytes()
+}
+
 struct Hostile {
     _folder: tempfile::TempDir,
     dir: PathBuf,
@@ -47,13 +58,12 @@ impl Hostile {
         entries.map(|entry| entry.unwrap().path()).min().unwrap()
     }
 
+    /// Changes an object of the layout and makes its own digest right again, which whoever forges a dump can do.
     fn change(&self, path: &Path, change: impl FnOnce(&mut Value)) {
-        let mut value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
-        change(&mut value);
-        fs::write(path, serde_json::to_vec_pretty(&value).unwrap()).unwrap();
+        fs::write(path, forged(&fs::read(path).unwrap(), change)).unwrap();
     }
 
-    /// Makes the digests of DONE right again, which whoever forges a dump can do.
+    /// Makes the digest over the part records right again.
     fn forge_done(&self) {
         let mut records: Vec<_> = fs::read_dir(self.dir.join("parts"))
             .unwrap()
@@ -64,15 +74,9 @@ impl Hostile {
             .iter()
             .flat_map(|path| *Sha256Digest::of(&fs::read(path).unwrap()).as_bytes())
             .collect();
-        let path = self.dir.join("DONE");
-        let zeros = "0".repeat(64);
-        self.change(&path, |done| {
+        self.change(&self.dir.join("DONE"), |done| {
             done["digest"] = json!(Sha256Digest::of(&digests).to_string());
-            done["own_sha256"] = json!(zeros);
         });
-        let text = fs::read_to_string(&path).unwrap();
-        let own = Sha256Digest::of(text.as_bytes()).to_string();
-        fs::write(&path, text.replace(&zeros, &own)).unwrap();
     }
 
     fn files(&self) -> u64 {
@@ -147,6 +151,31 @@ fn a_done_that_names_another_plan_takes_nothing_away() {
     assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
     assert!(error.to_string().contains("DONE"), "{error}");
     assert_eq!(hostile.files(), files);
+}
+
+#[test]
+fn json_without_its_own_digest_or_with_anothers_is_damage() {
+    for name in ["HEAD.json", "DONE", "parts"] {
+        for own in [
+            json!(null),
+            json!(7),
+            json!("0".repeat(64)),
+            json!("F".repeat(64)),
+        ] {
+            let hostile = Hostile::new(&Numbers::new(3000, 1000));
+            let path = match name {
+                "parts" => hostile.first("parts"),
+                _ => hostile.dir.join(name),
+            };
+            let mut value: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+            value["own_sha256"] = own.clone();
+            fs::write(&path, serde_json::to_vec_pretty(&value).unwrap()).unwrap();
+            if name == "parts" {
+                hostile.forge_done();
+            }
+            hostile.assert_damaged(ALL, &format!("{name} with {own}"));
+        }
+    }
 }
 
 #[test]

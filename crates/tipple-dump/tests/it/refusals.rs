@@ -1,7 +1,9 @@
+use serde_json::json;
 use tipple_chunk::Codec;
 use tipple_dump::{DumpError, DumpOptions, ErrorKind, Job, LoadOptions, dump, load};
 use tipple_store::Store;
 
+use crate::hostile::forged;
 use crate::round_trip::{assert_good, memory_store, small};
 use crate::source::{Keep, Numbers};
 
@@ -120,11 +122,12 @@ fn a_newer_format_is_told_apart_from_damage() {
     // A newer minor is read, and not written over.
     let store = unfinished("newer-minor");
     let name = "HEAD.json".parse().unwrap();
-    let head = String::from_utf8(store.get(&name, 1 << 20).unwrap()).unwrap();
+    let newer = forged(&store.get(&name, 1 << 20).unwrap(), |head| {
+        head["format"]["minor"] = json!(7);
+        head["more"] = json!(true);
+    });
     store.delete(&name).unwrap();
-    let newer = head.replace("\"minor\": 0", "\"minor\": 7, \"more\": true");
-    assert_ne!(head, newer);
-    store.put_if_absent(&name, newer.as_bytes()).unwrap();
+    store.put_if_absent(&name, &newer).unwrap();
     let options = LoadOptions {
         partial: true,
         ..LoadOptions::default()
@@ -145,20 +148,23 @@ fn a_newer_format_is_told_apart_from_damage() {
 
 #[test]
 fn a_newer_content_is_told_apart_from_one_that_the_sink_does_not_take() {
-    for (change, kind) in [
-        (("\"version\": 1", "\"version\": 2"), ErrorKind::Version),
-        (
-            ("\"numbers\",\n    \"v", "\"letters\",\n    \"v"),
-            ErrorKind::Usage,
-        ),
+    for (content, kind) in [
+        (json!({"name": "numbers", "version": 2}), ErrorKind::Version),
+        (json!({"name": "letters", "version": 1}), ErrorKind::Usage),
     ] {
-        let store = unfinished(&format!("content-{}", change.1.len()));
+        let store = unfinished(&format!("content-{kind:?}"));
         let name = "HEAD.json".parse().unwrap();
-        let head = String::from_utf8(store.get(&name, 1 << 20).unwrap()).unwrap();
+        let changed = forged(&store.get(&name, 1 << 20).unwrap(), |head| {
+            head["content"] = content;
+        });
         store.delete(&name).unwrap();
-        let changed = head.replace(change.0, change.1);
-        assert_ne!(head, changed);
-        store.put_if_absent(&name, changed.as_bytes()).unwrap();
+        store.put_if_absent(&name, &changed).unwrap();
+        refused(
+            store.as_ref(),
+            &Numbers::new(1000, 100),
+            &small(1),
+            "and this program writes numbers version 1",
+        );
         let options = LoadOptions {
             partial: true,
             ..LoadOptions::default()

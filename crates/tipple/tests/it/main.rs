@@ -6,6 +6,7 @@ mod errors;
 mod failpoints;
 #[cfg(feature = "failpoints")]
 mod faults;
+mod frozen;
 mod help;
 mod hostile;
 #[cfg(feature = "failpoints")]

@@ -102,6 +102,74 @@ fn a_dump_killed_at_fifty_moments_goes_on_to_the_same_items() {
 }
 
 #[test]
+fn a_dump_into_two_stores_killed_anywhere_goes_on_in_both() {
+    let server = Memcached::start(&[]);
+    RawMemcached::connect(&server).fill(ITEMS);
+    let dir = tempfile::tempdir().unwrap();
+    let (url, spool) = (url(&server), path(&dir, "spool"));
+    std::fs::create_dir(&spool).unwrap();
+    let mut found_in_spool = 0;
+    for (name, n) in [
+        ("begun", 1),
+        ("planning", 4),
+        ("sealed", 3),
+        ("putting", 1),
+        ("put", 2),
+        ("put", 3),
+        ("put", 8),
+        ("committed", 1),
+        ("committed", 2),
+        ("committed", 5),
+        ("planned", 1),
+        ("summed", 1),
+        ("summed", 2),
+        ("done", 1),
+    ] {
+        let [a, b] = ["a", "b"].map(|store| path(&dir, &format!("{store}-{name}-{n}")));
+        let args = [
+            "dump",
+            &url,
+            &a,
+            &b,
+            "--spool",
+            &spool,
+            "--threads",
+            "2",
+            "--buffer",
+            "64KiB",
+            "--chunk-size",
+            "1MiB",
+            "--key-file-size",
+            "8KiB",
+        ];
+        let killed = tipple(&args)
+            .env("TIPPLE_KILL_AT", format!("{name}:{n}"))
+            .output()
+            .unwrap();
+        assert_eq!(killed.status.signal(), Some(9), "{name}:{n}");
+        found_in_spool += files_below(spool.as_ref());
+        exits(0, &args);
+        assert_eq!(files_below(spool.as_ref()), 0, "{name}:{n}");
+        for store in [&a, &b] {
+            exits(0, &["prune", store, "--yes"]);
+            exits(0, &["verify", store]);
+            assert_filled(store, ITEMS);
+            std::fs::remove_dir_all(store).unwrap();
+        }
+    }
+    assert!(found_in_spool > 0, "no kill left anything in the spool");
+}
+
+fn files_below(dir: &std::path::Path) -> usize {
+    let entries = std::fs::read_dir(dir).unwrap();
+    let below = entries.map(|entry| {
+        let path = entry.unwrap().path();
+        if path.is_dir() { files_below(&path) } else { 1 }
+    });
+    below.sum()
+}
+
+#[test]
 fn a_load_killed_after_any_part_goes_on() {
     let (a, b) = (Memcached::start(&[]), Memcached::start(&[]));
     RawMemcached::connect(&a).fill(ITEMS);

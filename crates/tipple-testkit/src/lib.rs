@@ -14,20 +14,31 @@
 //! wait_for("1000 items", || client.stat("curr_items") == 1000);
 //! ```
 
+mod account;
 mod certificate;
 pub mod command;
 pub mod damage;
+#[expect(dead_code, reason = "for a proxy that reads requests")]
+mod http;
 mod memcached;
+mod ministack;
 mod process;
 mod proxy;
 mod raw_memcached;
+mod raw_s3;
+mod raw_sqs;
 mod tmpfs;
 mod wait;
 
+pub use account::Account;
 pub use certificate::Certificate;
+pub use http::Response;
 pub use memcached::Memcached;
+pub use ministack::MiniStack;
 pub use process::{memory_max, signal};
 pub use proxy::{End, Flow, Proxy, Script};
 pub use raw_memcached::{Expected, Item, RawMemcached, expected};
+pub use raw_s3::{Object, RawS3, Upload};
+pub use raw_sqs::{Message, RawSqs};
 pub use tmpfs::Tmpfs;
 pub use wait::{cases, is_long, wait_for, wait_for_some};

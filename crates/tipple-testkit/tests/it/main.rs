@@ -3,5 +3,6 @@
 mod damage;
 mod floors;
 mod memcached;
+mod ministack;
 mod process;
 mod proxy;

@@ -15,6 +15,7 @@
 //! ```
 
 mod account;
+mod ceph;
 mod certificate;
 pub mod command;
 pub mod damage;
@@ -31,6 +32,7 @@ mod tmpfs;
 mod wait;
 
 pub use account::Account;
+pub use ceph::Ceph;
 pub use certificate::Certificate;
 pub use http::Response;
 pub use memcached::Memcached;

@@ -1,5 +1,6 @@
 //! The test kit itself: what tests rely on must hold.
 
+mod ceph;
 mod damage;
 mod floors;
 mod memcached;

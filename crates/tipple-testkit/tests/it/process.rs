@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
-use tipple_testkit::{Memcached, MiniStack, Tmpfs, memory_max, wait_for, wait_for_some};
+use tipple_testkit::{Ceph, Memcached, MiniStack, Tmpfs, memory_max, wait_for, wait_for_some};
 
 #[test]
 fn a_small_disk_is_full_when_it_is_full() {
@@ -62,14 +62,16 @@ fn process_with_servers(test: &str, dir: &Path) -> (Child, Vec<u32>) {
     (child, pids)
 }
 
-/// In the child: starts two servers, tells their pids, and waits for the end of its input. Whether it is the child.
+/// In the child: starts servers, tells their pids, and waits for the end of its input. Whether it is the child.
 fn start_servers() -> bool {
     let Some(told) = std::env::var_os(CHILD) else {
         return false;
     };
     let own = Memcached::start(&[]);
-    let pids = format!("{}\n{}\nend", own.pid(), MiniStack::shared().pid());
-    fs::write(told, pids).unwrap();
+    let mut pids = vec![own.pid(), MiniStack::shared().pid()];
+    pids.extend(Ceph::shared().pids());
+    let lines: String = pids.iter().map(|pid| format!("{pid}\n")).collect();
+    fs::write(told, lines + "end").unwrap();
     stdin().read_to_end(&mut Vec::new()).unwrap();
     true
 }
@@ -88,7 +90,7 @@ fn servers_die_with_a_killed_process() {
     let dir = TempDir::new().unwrap();
     let (mut child, pids) =
         process_with_servers("process::servers_die_with_a_killed_process", dir.path());
-    assert_eq!(pids.len(), 2);
+    assert_eq!(pids.len(), 5);
     assert!(pids.iter().copied().all(is_running));
     child.kill().unwrap();
     child.wait().unwrap();
@@ -105,7 +107,7 @@ fn a_process_that_ends_leaves_nothing() {
     let dir = TempDir::new().unwrap();
     let (mut child, pids) =
         process_with_servers("process::a_process_that_ends_leaves_nothing", dir.path());
-    assert!(fs::read_dir(dir.path()).unwrap().count() >= 2);
+    assert!(fs::read_dir(dir.path()).unwrap().count() >= 3);
     drop(child.stdin.take());
     assert!(child.wait().unwrap().success());
     wait_for("the servers to end", || {

@@ -235,3 +235,50 @@ impl Response {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(mut body: &[u8], framing: Framing) -> io::Result<(Vec<u8>, Vec<u8>)> {
+        let (mut data, mut all) = (Vec::new(), Vec::new());
+        read_body(&mut body, framing, |piece| {
+            match piece {
+                Piece::Data(bytes) => {
+                    data.extend_from_slice(bytes);
+                    all.extend_from_slice(bytes);
+                }
+                Piece::Framing(bytes) => all.extend_from_slice(bytes),
+            }
+            Ok(())
+        })?;
+        all.extend_from_slice(b"|");
+        all.extend_from_slice(body);
+        Ok((data, all))
+    }
+
+    #[test]
+    fn bodies_end_where_they_should() {
+        let whole = |body: &[u8], framing| {
+            let (data, all) = read(body, framing).unwrap();
+            [data, all].map(|bytes| String::from_utf8(bytes).unwrap())
+        };
+        assert_eq!(whole(b"abcd", Framing::Length(3)), ["abc", "abc|d"]);
+        assert_eq!(whole(b"abcd", Framing::UntilEnd), ["abcd", "abcd|"]);
+        assert_eq!(
+            whole(
+                b"3;x=y\r\nabc\r\n1\r\nd\r\n0\r\nt: v\r\n\r\nnext",
+                Framing::Chunked
+            ),
+            ["abcd", "3;x=y\r\nabc\r\n1\r\nd\r\n0\r\nt: v\r\n\r\n|next"]
+        );
+        for (broken, framing) in [
+            (&b"ab"[..], Framing::Length(3)),
+            (b"3\r\nab", Framing::Chunked),
+            (b"3\r\nabc\r\n", Framing::Chunked),
+            (b"x\r\n", Framing::Chunked),
+        ] {
+            assert!(read(broken, framing).is_err());
+        }
+    }
+}

@@ -2,6 +2,7 @@
 
 mod ceph;
 mod damage;
+mod fault_proxy;
 mod floors;
 mod memcached;
 mod ministack;

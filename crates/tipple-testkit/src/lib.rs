@@ -1,5 +1,5 @@
-//! For tests only: real servers on free ports in temporary folders, a proxy that breaks connections at a byte, damage
-//! to files, small disks.
+//! For tests only: real servers on free ports in temporary folders, a proxy that breaks connections at a byte, one that
+//! knows what S3 and SQS are asked and spoils it, damage to files, small disks.
 //!
 //! Everything here panics when it cannot do what it is asked: a missing server fails the test with the command that
 //! installs it, and never skips. Nothing sleeps for a fixed time: [`wait_for`] polls a condition until a generous
@@ -20,6 +20,7 @@ mod certificate;
 pub mod command;
 pub mod damage;
 mod fault_proxy;
+mod garage;
 mod http;
 mod memcached;
 mod ministack;
@@ -36,6 +37,7 @@ pub use account::Account;
 pub use ceph::Ceph;
 pub use certificate::Certificate;
 pub use fault_proxy::{Fault, FaultProxy, Refusal, Rule};
+pub use garage::Garage;
 pub use http::Response;
 pub use memcached::Memcached;
 pub use ministack::MiniStack;

@@ -181,12 +181,21 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
 /// Runs `command` to its end, which must be a success.
 #[track_caller]
 pub(crate) fn run(command: &mut Command, install: &str) {
+    output(command, install);
+}
+
+/// The same; what it prints.
+#[track_caller]
+pub(crate) fn output(command: &mut Command, install: &str) -> String {
     match command.output() {
-        Ok(output) => assert!(
-            output.status.success(),
-            "{command:?} failed: {}",
-            String::from_utf8_lossy(&output.stderr)
-        ),
+        Ok(output) => {
+            assert!(
+                output.status.success(),
+                "{command:?} failed: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        }
         Err(error) => not_started(&program(command), install, &error),
     }
 }

@@ -4,6 +4,7 @@ mod ceph;
 mod damage;
 mod fault_proxy;
 mod floors;
+mod garage;
 mod memcached;
 mod ministack;
 mod process;

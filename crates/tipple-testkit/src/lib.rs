@@ -1,5 +1,5 @@
-//! For tests only: real servers on free ports in temporary folders, a proxy that breaks connections at a byte, damage
-//! to files, small disks.
+//! For tests only: real servers on free ports in temporary folders, a proxy that breaks connections at a byte, one that
+//! knows what S3 and SQS are asked and spoils it, damage to files, small disks.
 //!
 //! Everything here panics when it cannot do what it is asked: a missing server fails the test with the command that
 //! installs it, and never skips. Nothing sleeps for a fixed time: [`wait_for`] polls a condition until a generous
@@ -14,20 +14,38 @@
 //! wait_for("1000 items", || client.stat("curr_items") == 1000);
 //! ```
 
+mod account;
+mod ceph;
 mod certificate;
 pub mod command;
 pub mod damage;
+mod fault_proxy;
+mod garage;
+mod http;
 mod memcached;
+mod ministack;
+mod operation;
 mod process;
 mod proxy;
 mod raw_memcached;
+mod raw_s3;
+mod raw_sqs;
 mod tmpfs;
 mod wait;
 
+pub use account::Account;
+pub use ceph::Ceph;
 pub use certificate::Certificate;
+pub use fault_proxy::{Fault, FaultProxy, Refusal, Rule};
+pub use garage::Garage;
+pub use http::Response;
 pub use memcached::Memcached;
+pub use ministack::MiniStack;
+pub use operation::Operation;
 pub use process::{memory_max, signal};
 pub use proxy::{End, Flow, Proxy, Script};
 pub use raw_memcached::{Expected, Item, RawMemcached, expected};
+pub use raw_s3::{Object, RawS3, Upload};
+pub use raw_sqs::{Message, RawSqs};
 pub use tmpfs::Tmpfs;
 pub use wait::{cases, is_long, wait_for, wait_for_some};

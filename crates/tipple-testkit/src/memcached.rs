@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -10,14 +9,12 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use crate::certificate::{self, Certificate};
-use crate::process::{ServerProcess, not_started, signal};
+use crate::process::{PORTS_TRIED, ServerProcess, free_port, not_started, program, signal};
 use crate::raw_memcached::RawMemcached;
 use crate::wait::wait_for;
 
 const BINARY: &str = "/usr/bin/memcached";
 const INSTALL: &str = "apt-get install -y memcached";
-/// How often a port that somebody else took in between is replaced by another one.
-const PORTS_TRIED: usize = 20;
 
 /// A memcached server in a temporary folder, ready when `start` returns; killed with SIGKILL when dropped.
 #[derive(Debug)]
@@ -290,13 +287,7 @@ fn spawn(
         command.args(["-Z", "-o", &files]);
     }
     command.args(args);
-    ServerProcess::start(&mut command, &dir.join("memcached.log"), INSTALL)
-}
-
-/// A port that nobody listens on: now, and maybe not a moment later.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    listener.local_addr().unwrap().port()
+    ServerProcess::start(command, &dir.join("memcached.log"), INSTALL)
 }
 
 fn answers_over_tls(addr: &str, certificate: &Certificate) -> bool {
@@ -316,7 +307,7 @@ fn answers_over_tls(addr: &str, certificate: &Certificate) -> bool {
         .stderr(Stdio::null());
     let mut child = match command.spawn() {
         Ok(child) => child,
-        Err(error) => not_started(&command, certificate::INSTALL, &error),
+        Err(error) => not_started(&program(&command), certificate::INSTALL, &error),
     };
     let mut stdin = child.stdin.take().expect("piped");
     // It may have ended without reading: then its output tells.

@@ -316,7 +316,7 @@ impl Pump {
 
 /// Sends an RST at once, however many handles there are: connecting a TCP socket to no family dissolves its connection
 /// (Linux, connect(2)).
-fn reset(stream: &TcpStream) {
+pub(crate) fn reset(stream: &TcpStream) {
     // SAFETY: an all-zero sockaddr is a valid one.
     let mut nowhere: libc::sockaddr = unsafe { std::mem::zeroed() };
     nowhere.sa_family = libc::AF_UNSPEC as libc::sa_family_t;

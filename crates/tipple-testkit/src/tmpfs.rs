@@ -5,7 +5,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::process::not_started;
+use crate::process::{not_started, program};
 
 /// A file system of a given size, unmounted when dropped: what a full disk is tried on.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl Tmpfs {
                 "cannot mount a tmpfs of {bytes} bytes: {}; run the tests as root, in a container with --cap-add SYS_ADMIN",
                 String::from_utf8_lossy(&output.stderr).trim()
             ),
-            Err(error) => not_started(&command, "apt-get install -y mount", &error),
+            Err(error) => not_started(&program(&command), "apt-get install -y mount", &error),
         }
         Self { dir }
     }

@@ -1,7 +1,11 @@
 //! The test kit itself: what tests rely on must hold.
 
+mod ceph;
 mod damage;
+mod fault_proxy;
 mod floors;
+mod garage;
 mod memcached;
+mod ministack;
 mod process;
 mod proxy;

@@ -75,6 +75,7 @@ fn into_store(
             parts: needs.parts,
             records: needs.records,
             raw_bytes: needs.raw_bytes,
+            reads: None,
             memory_bytes: needs.memory_bytes,
             memory: memory_story(&options, source),
             disk: (needs.raw_bytes > 0).then(|| (disk, disk_text(disk, store_url))),

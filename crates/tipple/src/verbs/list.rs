@@ -62,17 +62,24 @@ fn summary(listing: &Listing) -> Answer {
         format!("{} version {}", head.content.name, head.content.version),
     );
     answer.row("begun", format!("{} by {}", head.started, head.written_by));
+    let next = match (&*head.source.kind, head.source.id.as_str()) {
+        // A pipe cannot be read twice.
+        ("lines", Some("stdin")) => {
+            "what was piped into it is not kept; the same `tipple dump` begins anew"
+        }
+        _ => "the same `tipple dump` goes on",
+    };
     match (&listing.done, listing.parts_planned) {
         (Some(done), _) => answer.row("finished", done.finished.clone()),
         (None, Some(planned)) => answer.row(
             "finished",
             format!(
-                "no: {} of {} committed; the same `tipple dump` goes on",
+                "no: {} of {} committed; {next}",
                 count(listing.parts.len() as u64),
                 counted(planned, "part")
             ),
         ),
-        (None, None) => answer.row("finished", "no; the same `tipple dump` goes on"),
+        (None, None) => answer.row("finished", format!("no; {next}")),
     };
     answer.row("records", count(sum(|part| part.records)));
     answer.row("parts", count(listing.parts.len() as u64));

@@ -215,6 +215,19 @@ fn a_dry_run_of_prune_deletes_nothing_whatever_else_is_said() {
     assert!(!place.path("d/chunks/x.zst").exists());
 }
 
+#[test]
+fn an_unfinished_dump_of_a_pipe_does_not_go_on_and_list_says_so() {
+    let place = Place::new();
+    place.pipe(&["dump", "-", "d"], b"one\ntwo\n").ok();
+    crate::support::unfinish(&place.path("d"));
+    let listed = place.run(&["list", "d"]).ok().stdout;
+    let said = listed.lines().find(|line| line.starts_with("finished"));
+    assert_snapshot!(said.unwrap(), @"finished  no: 1 of 1 part committed; what was piped into it is not kept; the same `tipple dump` begins anew");
+    let again = place.pipe(&["dump", "-", "d"], b"three\n").ok();
+    assert!(again.stderr.contains("starting over"), "{}", again.stderr);
+    assert_eq!(place.run(&["cat", "d", "--raw"]).ok().stdout, "three\n");
+}
+
 /// `tipple cat | head -1` ends quietly.
 #[test]
 fn a_reader_that_goes_away_is_no_error() {

@@ -6,8 +6,9 @@ use serde::Serialize;
 use tipple_flow::Source;
 use tipple_store::Store;
 
-use crate::dump::DumpOptions;
+use crate::dump::{DumpOptions, memory_budget};
 use crate::error::DumpError;
+use crate::job::Job;
 use crate::layout;
 use crate::open_dump::OpenDump;
 use crate::verify::VerifyOptions;
@@ -45,6 +46,17 @@ pub fn dry_run(source: &dyn Source, options: &DumpOptions) -> Result<DryRun, Dum
         plan_bytes_max: estimate.plan_bytes_max,
         stored_bytes_max: options.codec.chunk_bytes_max(estimate.bytes, frames),
     })
+}
+
+/// Whether the memory that dumping `source` needs is within the limit that `options` give. [`dump`](crate::dump()) looks
+/// itself; this is for whoever must know before there is a store. `source` was checked.
+///
+/// # Errors
+/// [`DumpError`] if the options make no sense, or the limit is too small: with the number that would do.
+pub fn check_memory(source: &dyn Source, options: &DumpOptions) -> Result<(), DumpError> {
+    options.validate()?;
+    let needed = options.memory_bytes(source);
+    memory_budget(&Job::default(), needed, options.memory_bytes_max).map(drop)
 }
 
 /// What reading a dump would take.

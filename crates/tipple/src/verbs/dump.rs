@@ -82,9 +82,10 @@ fn into_store(
         };
         return dry_run::tell(output, &expected, rates);
     }
-    // Before the store: a mistyped source must not leave a new folder behind. And before the budget is told: what planning
-    // holds may depend on what the source turns out to be.
+    // Before the store: neither a mistyped source nor a budget that is too small must leave a new folder behind. And before
+    // the budget is told: what planning holds may depend on what the source turns out to be.
     source.check()?;
+    tipple_dump::check_memory(source, &options)?;
     let store = open_store(store_url, Access::Write)?;
     output.at_start([
         format!("dumping {url} to {store_url}"),

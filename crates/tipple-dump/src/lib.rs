@@ -49,7 +49,7 @@ pub use cat::{CatOptions, cat};
 pub use copy::{CopyOptions, copy};
 pub use dump::dump;
 pub use error::{DumpError, ErrorKind};
-pub use estimate::{DryRun, dry_run};
+pub use estimate::{DryRun, ReadDryRun, check_memory, dry_run, list_dry_run, verify_dry_run};
 pub use job::{Event, Job, Phase, Progress, Report};
 pub use list::{Listing, PartLine, list};
 pub use load::{LoadOptions, PartRange, load};

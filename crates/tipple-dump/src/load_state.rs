@@ -88,21 +88,23 @@ impl LoadState {
                 path.display()
             )));
         }
-        let mut text = String::new();
-        file.read_to_string(&mut text)
+        let mut text = Vec::new();
+        // Other bytes than text are as little a state as other text.
+        file.read_to_end(&mut text)
             .map_err(DumpError::disk("read", &path))?;
-        let whole = text.rfind('\n').map_or(0, |end| end + 1);
-        let mut lines = text[..whole].lines();
+        let whole = text.iter().rposition(|byte| *byte == b'\n');
+        let whole = whole.map_or(0, |end| end + 1);
+        let mut lines = text[..whole].split(|byte| *byte == b'\n');
         let mut applied = BTreeMap::new();
         let found = lines
             .next()
-            .and_then(|line| serde_json::from_str::<Heading>(line).ok())
+            .and_then(|line| serde_json::from_slice::<Heading>(line).ok())
             .filter(|found| found.dump == heading.dump && found.sink == heading.sink);
         let is_begun = found.is_some();
         if let Some(found) = found {
             heading = found;
-            for line in lines {
-                let part: Applied = serde_json::from_str(line).map_err(|error| {
+            for line in lines.filter(|line| !line.is_empty()) {
+                let part: Applied = serde_json::from_slice(line).map_err(|error| {
                     DumpError::Usage(format!(
                         "{} is not a state file that tipple wrote ({error}): remove it to load from the beginning",
                         path.display()

@@ -54,6 +54,13 @@ impl Default for VerifyOptions {
     }
 }
 
+impl VerifyOptions {
+    /// The memory that verifying will hold at most.
+    pub fn memory_bytes(&self) -> u64 {
+        self.threads as u64 * tipple_chunk::decoder_bytes()
+    }
+}
+
 /// Something that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Problem {
@@ -104,7 +111,7 @@ pub fn verify(
         Err(error) => return Err(error),
     };
     let content = known_content(&dump, contents)?;
-    let memory_bytes = options.threads as u64 * tipple_chunk::decoder_bytes();
+    let memory_bytes = options.memory_bytes();
     let memory = memory_budget(job, memory_bytes, None)?;
     let _held = memory.try_acquire(memory_bytes)?;
     let progress = job.progress();

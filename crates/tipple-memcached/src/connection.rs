@@ -610,7 +610,7 @@ impl Link {
         if self.tls.is_some() {
             self.flush_tls()?;
             let tls = self.tls.as_mut().expect("just seen");
-            let taken = tls.writer().write(bytes);
+            let taken = write_records(&mut tls.writer(), bytes);
             let taken = taken.map_err(|source| self.lost(source))?;
             self.flush_tls()?;
             return Ok(taken);
@@ -788,6 +788,25 @@ impl Link {
             source,
         }
     }
+}
+
+/// Writes `bytes` so that the last one has a TLS record of its own. A memcached reads as much of a record as it has room
+/// or use for, and then waits for its socket; what its TLS library holds of the record it does not ask for. Were that
+/// all there is, both sides would wait for ever. With another record behind it there is something at the socket, and of
+/// one byte nothing stays behind.
+fn write_records(records: &mut impl Write, bytes: &[u8]) -> io::Result<usize> {
+    let Some((last, most)) = bytes.split_last() else {
+        return Ok(0);
+    };
+    let mut taken = 0;
+    if !most.is_empty() {
+        taken = records.write(most)?;
+        if taken < most.len() {
+            return Ok(taken);
+        }
+    }
+    taken += records.write(&[*last])?;
+    Ok(taken)
 }
 
 /// Whether it is no error but nothing to read, or no room to write, for now.

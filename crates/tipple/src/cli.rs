@@ -173,6 +173,10 @@ pub(crate) struct VerifyArgs {
     #[arg(long, env = "TIPPLE_PARTIAL", hide_env_values = true, value_parser = BoolishValueParser::new())]
     pub(crate) partial: bool,
 
+    /// Only say what it would take: parts, bytes, time and memory
+    #[arg(long, env = "TIPPLE_DRY_RUN", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    pub(crate) dry_run: bool,
+
     #[command(flatten)]
     pub(crate) threads: ThreadFlags,
     #[command(flatten)]
@@ -190,6 +194,10 @@ pub(crate) struct ListArgs {
     /// Show every part and its chunks
     #[arg(long, env = "TIPPLE_LIST_PARTS", hide_env_values = true, value_parser = BoolishValueParser::new())]
     pub(crate) parts: bool,
+
+    /// Only say what it would take: bytes, time and memory
+    #[arg(long, env = "TIPPLE_DRY_RUN", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    pub(crate) dry_run: bool,
 
     #[command(flatten)]
     pub(crate) output: OutputFlags,
@@ -237,6 +245,10 @@ pub(crate) struct PruneArgs {
         hide_env_values = true
     )]
     pub(crate) older_than: Option<Span>,
+
+    /// Only show what could be deleted, even with --yes
+    #[arg(long, env = "TIPPLE_DRY_RUN", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    pub(crate) dry_run: bool,
 
     #[command(flatten)]
     pub(crate) output: OutputFlags,

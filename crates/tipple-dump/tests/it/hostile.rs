@@ -359,6 +359,16 @@ fn a_load_does_not_go_on_from_a_forged_state() {
     let error = try_load(&keep).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Usage, "{error}");
     assert!(error.to_string().contains("remove it"), "{error}");
+    // No text.
+    let (first, rest) = text.split_once('\n').unwrap();
+    fs::write(
+        &path,
+        [first.as_bytes(), b"\n\xff\n", rest.as_bytes()].concat(),
+    )
+    .unwrap();
+    let error = try_load(&keep).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage, "{error}");
+    assert!(error.to_string().contains("remove it"), "{error}");
     // Beyond all sizes.
     let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.set_len(1 << 40).unwrap(); // sparse

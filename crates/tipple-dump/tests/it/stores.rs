@@ -234,9 +234,10 @@ fn a_store_that_fails_fails_the_job_and_is_caught_up_later() {
         assert_eq!(bytes_below(spool.path()), 0, "after {puts} puts");
 
         b.mend();
+        // Parts of a plan that was never sealed are void.
         let committed = match list(&a) {
-            Ok(listing) => listing.parts.len() as u64,
-            Err(_) => 0,
+            Ok(listing) if listing.parts_planned.is_some() => listing.parts.len() as u64,
+            _ => 0,
         };
         numbers.read.store(0, Ordering::Relaxed);
         let report = dump(&Job::default(), &numbers, &[&a, &b], &options).unwrap();

@@ -14,11 +14,14 @@ use tipple_flow::{
     FrameSource, Outcomes, Party, Position, RecordReader, RecordWriter, Resume, Sink, Stop,
 };
 use tipple_memcached::{
-    Filter, FilterOptions, MemcachedOptions, MemcachedSink, MemcachedUrl, NEVER, RetryOptions,
-    Ring, SinkOptions, StoreMode, VALUE_BYTES_MAX, WINDOW_BYTES_MIN,
+    Credentials, Filter, FilterOptions, MemcachedOptions, MemcachedSink, MemcachedSource,
+    MemcachedUrl, NEVER, RetryOptions, Ring, SinkOptions, SourceOptions, StoreMode, TlsOptions,
+    VALUE_BYTES_MAX, WINDOW_BYTES_MIN,
 };
+use tipple_testkit::Certificate;
 
 use crate::items::{Frames, Owned, Random};
+use crate::pipeline::dump;
 use crate::server::{Memcached, Peer, url};
 
 fn now() -> i64 {
@@ -757,6 +760,105 @@ fn a_unix_socket_will_do() {
     let sink = sink_of(server.url(), SinkOptions::default());
     assert_eq!(load(&sink, &items), Outcomes::default());
     assert_holds(&server, &items);
+}
+
+/// What the source reads back from a server that a plain connection of the test cannot ask.
+fn assert_gives(url: MemcachedUrl, options: MemcachedOptions, items: &[Owned]) {
+    let source = MemcachedSource::new(url, options, SourceOptions::default()).unwrap();
+    let dumped = dump(&source).unwrap();
+    let found = dumped.by_key();
+    assert_eq!(found.len(), items.len());
+    for item in items {
+        let key = item.key.escape_ascii();
+        let found = found.get(&item.key[..]);
+        let found = found.unwrap_or_else(|| panic!("{key} is missing"));
+        assert!(found.value == item.value, "{key} has another value");
+        assert_eq!(found.flags, item.flags, "{key}");
+    }
+}
+
+#[test]
+fn everything_arrives_over_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = Certificate::create(folder.path());
+    let chain = format!("ssl_chain_cert={}", made.cert.display());
+    let key = format!("ssl_key={}", made.key.display());
+    let args = ["-Z", "-o", &chain, "-o", &key, "-I", "8m", "-m", "256"];
+    let server = Memcached::start(&args);
+    let options = |tls| MemcachedOptions {
+        tls: Some(tls),
+        ..quick()
+    };
+    let trusting = options(TlsOptions {
+        ca_file: Some(made.ca),
+        ..TlsOptions::default()
+    });
+    let mut random = Random(12);
+    let mut items = some_items(5000, 700, 12);
+    // Beyond every buffer, and by the binary protocol.
+    items.push(Owned::new("large", random.bytes(5 << 20)));
+    items.push(Owned::new(vec![b' '; 250], random.bytes(1 << 20)).flags(9));
+    items.push(Owned::new("nl\r\nflush_all\r\nx", "\r\nEND\r\n"));
+    let sink = MemcachedSink::new(server.url(), trusting.clone(), SinkOptions::default()).unwrap();
+    sink.check().unwrap();
+    assert_eq!(load(&sink, &items), Outcomes::default());
+    assert_gives(server.url(), trusting, &items);
+    // Refusals come back through it too.
+    let too_large = [Owned::new("too large", vec![0; 9 << 20])];
+    assert_eq!(load(&sink, &too_large).lost(), 1);
+    // Nothing is sent to a server that is not believed, or does not speak it.
+    let unknown = options(TlsOptions::default());
+    let sink = MemcachedSink::new(server.url(), unknown.clone(), SinkOptions::default()).unwrap();
+    let (party, text) = refusal(sink.check());
+    assert_eq!(party, Party::Sink);
+    assert!(text.contains("--tls-ca"), "{text}");
+    let plain = Memcached::start(&[]);
+    let sink = MemcachedSink::new(plain.url(), unknown, SinkOptions::default()).unwrap();
+    let (party, text) = refusal(sink.check());
+    assert_eq!(party, Party::Sink);
+    assert!(text.contains("TLS"), "{text}");
+    assert_eq!(plain.peer().stat("total_items"), 0);
+}
+
+#[test]
+fn everything_arrives_at_a_server_that_asks_for_a_password() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("auth");
+    std::fs::write(&file, "me:hunter2\n").unwrap();
+    let server = Memcached::start(&["-Y", file.to_str().unwrap(), "-m", "64"]);
+    let with = |auth: Option<&str>| {
+        let auth = auth.map(|auth| auth.parse::<Credentials>().unwrap());
+        MemcachedOptions { auth, ..quick() }
+    };
+    let sink = |auth| MemcachedSink::new(server.url(), with(auth), SinkOptions::default()).unwrap();
+    let items = some_items(5000, 700, 13);
+    let known = sink(Some("me:hunter2"));
+    known.check().unwrap();
+    assert_eq!(load(&known, &items), Outcomes::default());
+    assert_gives(server.url(), with(Some("me:hunter2")), &items);
+    // Such a server speaks no binary protocol, so what only that can carry is a loss, and its neighbours are none.
+    let mixed = [
+        Owned::new("before", "b"),
+        Owned::new(vec![b' '; 250], "long"),
+        Owned::new("after", "a"),
+    ];
+    let outcomes = load(&known, &mixed);
+    assert_eq!((outcomes.total(), outcomes.lost()), (1, 1), "{outcomes:?}");
+    for (auth, says) in [
+        (Some("me:hunter3"), "check --user and --password-file"),
+        (None, "give --user and --password-file"),
+    ] {
+        let (party, text) = refusal(sink(auth).check());
+        assert_eq!(party, Party::Sink);
+        assert!(text.contains(says) && !text.contains("hunter"), "{text}");
+    }
+    // The password is no item of a server that asks for none.
+    let open = Memcached::start(&[]);
+    let options = with(Some("me:hunter2"));
+    let to_open = MemcachedSink::new(open.url(), options, SinkOptions::default()).unwrap();
+    to_open.check().unwrap();
+    assert_eq!(load(&to_open, &items), Outcomes::default());
+    assert_eq!(open.peer().stat("total_items"), items.len() as u64);
 }
 
 #[test]

@@ -160,6 +160,7 @@ pub(crate) struct Needs {
     pub(crate) parts: u64,
     pub(crate) records: u64,
     pub(crate) raw_bytes: u64,
+    pub(crate) read_bytes: Option<u64>,
     pub(crate) memory: String,
     pub(crate) disk: Option<String>,
     pub(crate) time: String,
@@ -171,7 +172,11 @@ pub(crate) fn dry_run_text(needs: &Needs) -> Answer {
     answer
         .row("parts", known(needs.parts, count(needs.parts)))
         .row("records", known(needs.records, count(needs.records)))
-        .row("raw bytes", known(needs.raw_bytes, bytes(needs.raw_bytes)))
+        .row("raw bytes", known(needs.raw_bytes, bytes(needs.raw_bytes)));
+    if let Some(read_bytes) = needs.read_bytes {
+        answer.row("reads", bytes(read_bytes));
+    }
+    answer
         .row("time", needs.time.clone())
         .row("memory", needs.memory.clone());
     if let Some(disk) = &needs.disk {

@@ -120,6 +120,7 @@ pub(super) fn dry_run(
         parts: estimate.parts,
         records: estimate.records,
         raw_bytes: estimate.bytes,
+        reads: None,
         memory_bytes: options.memory_bytes(source, sink),
         memory: memory_story(options, source, sink),
         disk: (key_files > 0).then(|| {

@@ -83,9 +83,10 @@ fn into_stores(
     if args.job.dry_run {
         return dry_run(&options, rates, source, urls, output);
     }
-    // Before the stores: a mistyped source must not leave a new folder behind. And before the budget is told: what
-    // planning holds may depend on what the source turns out to be.
+    // Before the stores: neither a mistyped source nor a budget that is too small must leave a new folder behind. And before
+    // the budget is told: what planning holds may depend on what the source turns out to be.
     source.check()?;
+    tipple_dump::check_memory(source, &options)?;
     let opened = (urls.iter())
         .map(|url| open_store(url, Access::Write))
         .collect::<Result<Vec<_>, _>>()?;
@@ -129,6 +130,7 @@ fn dry_run(
         parts: needs.parts,
         records: needs.records,
         raw_bytes: needs.raw_bytes,
+        reads: None,
         memory_bytes: needs.memory_bytes,
         memory: memory_story(options, source, &stores),
         disk: (needs.raw_bytes > 0).then(|| (disk, disk_text(disk, &stores))),

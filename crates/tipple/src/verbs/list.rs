@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tipple_dump::Listing;
+use tipple_dump::{Listing, ReadDryRun};
 use tipple_flow::Source;
 use tipple_store::{Access, open_store};
 
@@ -14,16 +14,32 @@ use crate::error::CliError;
 use crate::output::{Answer, Output, print, print_table};
 use crate::ready;
 use crate::units::{bytes, count, counted};
+use crate::verbs::dry_run;
 
 pub(super) fn run(args: &ListArgs, output: &Arc<Output>) -> Result<u8, CliError> {
     match DumpPlace::parse(&args.store)? {
         DumpPlace::Store(url) => {
             let store = open_store(&url, Access::Read)?;
+            if args.dry_run {
+                let needs = tipple_dump::list_dry_run(store.as_ref())?;
+                return dry_run::tell_reading(output, "list", &needs, false);
+            }
             let listing = tipple_dump::list(store.as_ref())?;
             summary(&listing).print(output, &listing)?;
             if args.parts && !output.is_json() {
                 parts(&listing)?;
             }
+        }
+        DumpPlace::Cachemover(folder) if args.dry_run => {
+            let estimate = ready::cachemover(&folder, true)?.check()?;
+            // Only the names of the files and their lengths.
+            let needs = ReadDryRun {
+                parts: estimate.parts,
+                records: estimate.records,
+                raw_bytes: estimate.bytes,
+                ..ReadDryRun::default()
+            };
+            return dry_run::tell_reading(output, "list", &needs, false);
         }
         DumpPlace::Cachemover(folder) => cachemover(&folder, output)?,
     }
@@ -46,17 +62,24 @@ fn summary(listing: &Listing) -> Answer {
         format!("{} version {}", head.content.name, head.content.version),
     );
     answer.row("begun", format!("{} by {}", head.started, head.written_by));
+    let next = match (&*head.source.kind, head.source.id.as_str()) {
+        // A pipe cannot be read twice.
+        ("lines", Some("stdin")) => {
+            "what was piped into it is not kept; the same `tipple dump` begins anew"
+        }
+        _ => "the same `tipple dump` goes on",
+    };
     match (&listing.done, listing.parts_planned) {
         (Some(done), _) => answer.row("finished", done.finished.clone()),
         (None, Some(planned)) => answer.row(
             "finished",
             format!(
-                "no: {} of {} committed; the same `tipple dump` goes on",
+                "no: {} of {} committed; {next}",
                 count(listing.parts.len() as u64),
                 counted(planned, "part")
             ),
         ),
-        (None, None) => answer.row("finished", "no; the same `tipple dump` goes on"),
+        (None, None) => answer.row("finished", format!("no; {next}")),
     };
     answer.row("records", count(sum(|part| part.records)));
     answer.row("parts", count(listing.parts.len() as u64));

@@ -61,6 +61,7 @@ fn from_store(
             parts,
             records,
             raw_bytes,
+            reads: None,
             memory_bytes,
             memory: units::bytes(memory_bytes),
             disk: None,

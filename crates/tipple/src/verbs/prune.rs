@@ -17,12 +17,13 @@ pub(super) fn run(args: &PruneArgs, output: &Arc<Output>) -> Result<u8, CliError
     let store = open_store(&url, Access::Read)?;
     // Named before anything happens, so that a typing error does not look like a clean dump.
     tipple_dump::OpenDump::open(store.as_ref(), true)?;
-    let store = match args.yes {
+    let delete = args.yes && !args.dry_run;
+    let store = match delete {
         true => open_store(&url, Access::Write)?,
         false => store,
     };
     let options = PruneOptions {
-        delete: args.yes,
+        delete,
         force: args.force,
         older_than: args.older_than.map(|span| span.0),
     };

@@ -1,10 +1,10 @@
 //! `tipple verify`.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use tipple_budget::Rates;
 use tipple_dump::{CopyOptions, Depth, VerifyOptions, VerifyReport};
+use tipple_memcached::CachemoverSource;
 use tipple_store::{Access, open_store};
 
 use crate::cli::VerifyArgs;
@@ -14,7 +14,7 @@ use crate::output::{Output, verify_text};
 use crate::ready::{self, CONTENTS};
 use crate::running;
 use crate::verbs::cachemover::Counting;
-use crate::verbs::quoted;
+use crate::verbs::{copy, dry_run, quoted};
 
 pub(super) fn run(args: &VerifyArgs, output: &Arc<Output>) -> Result<u8, CliError> {
     let place = DumpPlace::parse(&args.store)?;
@@ -30,28 +30,38 @@ pub(super) fn run(args: &VerifyArgs, output: &Arc<Output>) -> Result<u8, CliErro
                 partial: args.partial,
                 threads: ready::threads(&args.threads),
             };
+            if args.dry_run {
+                let needs = tipple_dump::verify_dry_run(store.as_ref(), &options)?;
+                return dry_run::tell_reading(output, "verify", &needs, !args.quick);
+            }
             running::run("verify", Rates::default(), output, |job| {
                 tipple_dump::verify(job, store.as_ref(), CONTENTS, &options)
             })?
         }
-        DumpPlace::Cachemover(folder) => read_cachemover(args, folder, output)?,
+        DumpPlace::Cachemover(folder) => {
+            let source = ready::cachemover(folder, args.partial)?;
+            let options = CopyOptions {
+                threads: ready::threads(&args.threads),
+                ..CopyOptions::default()
+            };
+            if args.dry_run {
+                let rates = Rates::default();
+                return copy::dry_run("verify", &options, &source, &Counting, rates, output);
+            }
+            read_cachemover(&source, &options, output)?
+        }
     };
     Ok(tell(&place.to_string(), &verified, output))
 }
 
 /// Reads every data file: its MD5 is checked by the source, its records here.
 fn read_cachemover(
-    args: &VerifyArgs,
-    folder: &Path,
+    source: &CachemoverSource,
+    options: &CopyOptions,
     output: &Arc<Output>,
 ) -> Result<VerifyReport, CliError> {
-    let source = ready::cachemover(folder, args.partial)?;
-    let options = CopyOptions {
-        threads: ready::threads(&args.threads),
-        ..CopyOptions::default()
-    };
     let mut report = running::run("verify", Rates::default(), output, |job| {
-        tipple_dump::copy(job, &source, &Counting, &options)
+        tipple_dump::copy(job, source, &Counting, options)
     })?;
     report.verb = "verify";
     Ok(VerifyReport {

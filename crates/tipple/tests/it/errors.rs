@@ -101,6 +101,7 @@ fn usage() {
         &["completions", "tcsh"],
     ];
     assert_snapshot!(told(&place, commands));
+    assert!(!place.path("d").exists(), "d was made for nothing");
 }
 
 #[test]

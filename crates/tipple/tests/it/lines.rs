@@ -146,6 +146,88 @@ fn a_dry_run_leaves_nothing_behind() {
     assert!(!place.path("out.txt").exists());
 }
 
+#[test]
+fn a_dry_run_of_what_reads_a_dump() {
+    let place = Place::new();
+    place.write("in.txt", some_lines(4 << 20));
+    place
+        .run(&["dump", "lines:in.txt", "d", "--compress", "none"])
+        .ok();
+    let dry = |args: &[&str]| {
+        let args = [args, &["--dry-run", "--json"]].concat();
+        place.run(&args).ok().report()
+    };
+    let file_bytes = |folders: &[&str]| {
+        let files = folders.iter().flat_map(|folder| {
+            let entries = std::fs::read_dir(place.path(folder)).unwrap();
+            entries.map(|entry| entry.unwrap())
+        });
+        let lengths = files.filter(|file| file.file_type().unwrap().is_file());
+        lengths.map(|file| file.metadata().unwrap().len()).sum()
+    };
+    let plan = std::fs::read_dir(place.path("d/plan")).unwrap().next();
+    let plan = plan.unwrap().unwrap().path();
+    let every: u64 = file_bytes(&["d", "d/parts", "d/chunks", plan.to_str().unwrap()]);
+    let verified = place.run(&["verify", "d", "--json"]).ok().report();
+    for args in [&["verify", "d"][..], &["verify", "d", "--quick"]] {
+        let needs = dry(args);
+        // All of it, byte by byte, and no more memory than it says.
+        assert_eq!(needs["read_bytes"], every);
+        for what in ["parts", "records", "raw_bytes"] {
+            assert_eq!(needs[what], verified[what], "{what}");
+        }
+        assert_eq!(needs["memory_bytes"], verified["memory_bytes_budget"]);
+    }
+    let listed = dry(&["list", "d"]);
+    assert!(
+        listed["read_bytes"].as_u64() > Some(0) && listed["read_bytes"].as_u64() < Some(10_000)
+    );
+    assert_eq!(listed["records"], verified["records"]);
+    let ran = place
+        .run(&["verify", "d", "--dry-run", "--threads", "2"])
+        .ok();
+    assert_snapshot!(ran.stdout, @r"
+    parts      1
+    records    90,982
+    raw bytes  4.0 MiB
+    reads      4.0 MiB
+    time       about 40 ms at an assumed 100 MiB/s
+    memory     4.2 MiB
+    ");
+    // Nothing is decoded, so nothing is found.
+    let chunk = std::fs::read_dir(place.path("d/chunks")).unwrap().next();
+    let chunk = chunk.unwrap().unwrap().path();
+    std::fs::write(&chunk, "x").unwrap();
+    dry(&["verify", "d"]);
+    assert_eq!(place.run(&["verify", "d"]).exit, Some(4));
+}
+
+#[test]
+fn a_dry_run_of_prune_deletes_nothing_whatever_else_is_said() {
+    let place = Place::new();
+    place.write("in.txt", some_lines(1000));
+    place.run(&["dump", "lines:in.txt", "d"]).ok();
+    place.write("d/chunks/x.zst", "nobody lists it");
+    let ran = place.run(&["prune", "d", "--yes", "--dry-run"]).ok();
+    assert_snapshot!(ran.stderr, @"1 object, 15 B that nothing needs; --yes deletes them");
+    assert!(place.path("d/chunks/x.zst").exists());
+    place.run(&["prune", "d", "--yes"]).ok();
+    assert!(!place.path("d/chunks/x.zst").exists());
+}
+
+#[test]
+fn an_unfinished_dump_of_a_pipe_does_not_go_on_and_list_says_so() {
+    let place = Place::new();
+    place.pipe(&["dump", "-", "d"], b"one\ntwo\n").ok();
+    crate::support::unfinish(&place.path("d"));
+    let listed = place.run(&["list", "d"]).ok().stdout;
+    let said = listed.lines().find(|line| line.starts_with("finished"));
+    assert_snapshot!(said.unwrap(), @"finished  no: 1 of 1 part committed; what was piped into it is not kept; the same `tipple dump` begins anew");
+    let again = place.pipe(&["dump", "-", "d"], b"three\n").ok();
+    assert!(again.stderr.contains("starting over"), "{}", again.stderr);
+    assert_eq!(place.run(&["cat", "d", "--raw"]).ok().stdout, "three\n");
+}
+
 /// `tipple cat | head -1` ends quietly.
 #[test]
 fn a_reader_that_goes_away_is_no_error() {

@@ -1,7 +1,7 @@
 //! The loop that looks at the folder, stops and continues the command, and decides what is finished.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -136,9 +136,8 @@ impl<'a> Control<'a> {
             idle_scans: 0,
             last_taken: now,
         };
-        if let Some(command) = &control.command {
+        if control.command.is_some() {
             prefer_this_thread();
-            debug_assert!(command.leader.pid > 0);
         }
         control.job.progress().ended.store(ended, Ordering::Relaxed);
         control.usage.going_on(Instant::now());
@@ -219,12 +218,12 @@ impl<'a> Control<'a> {
                 found = self.look()?;
             }
         }
-        self.end_of_command(&found)?;
+        self.end_of_command()?;
         if self.exit.is_some_and(|exit| !exit.is_success()) {
             return Ok(true);
         }
         self.choose(&found)?;
-        self.dispatch(&found);
+        self.dispatch();
         if self.pauses.is_paused() {
             self.perhaps_go_on(&found)?;
         }
@@ -238,6 +237,7 @@ impl<'a> Control<'a> {
     }
 
     fn follow(&mut self, event: Happened) -> Result<(), SuperviseError> {
+        let appeared = matches!(event, Happened::Appeared(_));
         let (path, replaced) = match event {
             Happened::Closed(path) => {
                 if let Some(known) = self.known.get_mut(&path)
@@ -262,7 +262,11 @@ impl<'a> Control<'a> {
             .get(&path)
             .is_some_and(|known| known.taken.is_some())
         {
-            return Err(upload::changed(&self.dir.join(path)));
+            let path = self.dir.join(path);
+            return Err(match appeared {
+                true => upload::written_again(&path),
+                false => upload::changed(&path),
+            });
         }
         let gone = self.checks.iter().any(|check| check.path == path)
             || self.stored.contains_key(&written(&path));
@@ -443,7 +447,7 @@ impl<'a> Control<'a> {
         ))
     }
 
-    fn end_of_command(&mut self, found: &[Found]) -> Result<(), SuperviseError> {
+    fn end_of_command(&mut self) -> Result<(), SuperviseError> {
         let Some(command) = &mut self.command else {
             return Ok(());
         };
@@ -479,8 +483,6 @@ impl<'a> Control<'a> {
             }
             return Ok(());
         }
-        // Before this look was taken nobody could know that it was the last one.
-        let _ = found;
         self.command_is_over()
     }
 
@@ -603,11 +605,11 @@ impl<'a> Control<'a> {
             match open.get(&key) {
                 None if known.closed => {
                     took = true;
-                    known.taken = found
-                        .iter()
-                        .find(|file| file.path == path)
-                        .map(|file| file.state);
-                    self.queue.push_back(path);
+                    // As it is now that nobody writes to it.
+                    known.taken = state_of(&self.dir.join(&path)).filter(|state| state.key == key);
+                    if known.taken.is_some() {
+                        self.queue.push_back(path);
+                    }
                 }
                 // The next look takes it: one alone may have come between its creation and the first write.
                 None => {
@@ -635,7 +637,7 @@ impl<'a> Control<'a> {
         match self.known.get_mut(&file.path) {
             Some(known) if known.key == file.state.key => {}
             Some(known) if known.taken.is_some() => {
-                return Err(upload::changed(&self.dir.join(&file.path)));
+                return Err(upload::written_again(&self.dir.join(&file.path)));
             }
             Some(known) => {
                 // Renamed into this place, or seen first by an event.
@@ -689,26 +691,22 @@ impl<'a> Control<'a> {
         Ok(())
     }
 
-    fn dispatch(&mut self, found: &[Found]) {
+    fn dispatch(&mut self) {
         while self.uploads.has_room()
             && let Some(path) = self.queue.pop_front()
         {
-            let now = found
-                .iter()
-                .find(|file| file.path == path)
-                .map(|file| file.state);
             let taken = self.known.get(&path).and_then(|known| known.taken);
-            match now.or(taken) {
-                Some(_) => {
-                    let state = taken.or(now).expect("one of them");
-                    self.uploads.give(Task { path, state });
-                }
-                None => {
-                    self.known.remove(&path);
-                }
+            if let Some(state) = taken {
+                self.uploads.give(Task { path, state });
             }
         }
     }
+}
+
+/// `None` if there is no such regular file.
+fn state_of(path: &Path) -> Option<FileState> {
+    let meta = fs::symlink_metadata(path).ok()?;
+    meta.is_file().then(|| FileState::of(&meta))
 }
 
 /// What came of a run.

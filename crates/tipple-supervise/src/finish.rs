@@ -56,7 +56,7 @@ pub(crate) fn finish(
     layout::put_json(store, &layout::object(layout::MANIFEST), &manifest)?;
     let head = head_bytes(store)?;
     let sums = sha256sums(&head, &manifest);
-    store.put_if_absent(&layout::object(layout::SHA256SUMS), sums.as_bytes())?;
+    layout::put(store, &layout::object(layout::SHA256SUMS), sums.as_bytes())?;
     failpoint!("summed");
     let mut done = Done {
         format: Format::CURRENT,

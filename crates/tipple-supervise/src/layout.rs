@@ -23,6 +23,7 @@ use tipple_store::{ObjectName, Store, StoreErrorKind};
 
 use crate::error::SuperviseError;
 use crate::name;
+use crate::retry::retry;
 
 /// Readers refuse other major versions.
 pub const FORMAT_MAJOR: u32 = 1;
@@ -207,7 +208,10 @@ pub(crate) fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
     bytes
 }
 
-/// Writes a JSON object of the layout once.
+/// Tries of a call that writes an object of the layout itself.
+const ATTEMPTS: u32 = 10;
+
+/// Writes a JSON object of the layout once, with retries.
 pub(crate) fn put_json<T: Serialize>(
     store: &dyn Store,
     name: &ObjectName,
@@ -220,7 +224,16 @@ pub(crate) fn put_json<T: Serialize>(
             bytes.len()
         )));
     }
-    store.put_if_absent(name, &bytes)?;
+    put(store, name, &bytes)
+}
+
+/// Writes an object of the layout once, with retries.
+pub(crate) fn put(
+    store: &dyn Store,
+    name: &ObjectName,
+    bytes: &[u8],
+) -> Result<(), SuperviseError> {
+    retry(ATTEMPTS, &|| false, || store.put_if_absent(name, bytes))?;
     Ok(())
 }
 

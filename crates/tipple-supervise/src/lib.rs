@@ -40,6 +40,7 @@ mod pause;
 mod place;
 mod processes;
 mod restore;
+mod retry;
 mod run;
 mod state;
 mod upload;

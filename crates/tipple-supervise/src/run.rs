@@ -53,10 +53,26 @@ pub fn supervise(
         )));
     }
     let state = State::open(&state_dir)?;
+    let result = attempt(job, store, options, &dir, &state_dir, &state);
+    match result {
+        Ok(Report { done: true, .. }) => state.remove()?,
+        _ => state.remove_unless_claimed(),
+    }
+    result
+}
+
+fn attempt(
+    job: &Job,
+    store: &Arc<dyn Store>,
+    options: &SuperviseOptions,
+    dir: &Path,
+    state_dir: &Path,
+    state: &State,
+) -> Result<Report, SuperviseError> {
     let claim = state.read()?;
     end_survivors(job, claim.as_ref(), options)?;
     let _lock = lock(store.as_ref())?;
-    let head = head(store.as_ref(), options, &dir, &state_dir)?;
+    let head = head(store.as_ref(), options, dir, state_dir)?;
     if let Some(claim) = claim.as_ref().filter(|claim| claim.place != head.place) {
         return Err(SuperviseError::Usage(format!(
             "{} belongs to an unfinished run into {}: give that store, or remove what is in the folder and {}",
@@ -70,8 +86,8 @@ pub fn supervise(
     {
         // Killed after its last act.
         if claim.is_some_and(|claim| claim.run == done.run) {
-            folder::remove_empty_folders(&dir).map_err(SuperviseError::disk("clear", &dir))?;
-            state.remove()?;
+            folder::remove_empty_folders(dir).map_err(SuperviseError::disk("clear", dir))?;
+            state.forget()?;
         }
         return Err(SuperviseError::Usage(format!(
             "{} is finished: choose another folder or prefix",
@@ -82,8 +98,8 @@ pub fn supervise(
         job,
         store,
         options,
-        dir: &dir,
-        state: &state,
+        dir,
+        state,
         claim,
         head,
     };
@@ -94,8 +110,7 @@ pub fn supervise(
         return Ok(report);
     }
     finish::finish(store.as_ref(), number, &driven.stored, &driven.skipped)?;
-    folder::remove_empty_folders(&dir).map_err(SuperviseError::disk("clear", &dir))?;
-    state.remove()?;
+    folder::remove_empty_folders(dir).map_err(SuperviseError::disk("clear", dir))?;
     Ok(Report {
         done: true,
         elapsed_ms: job.elapsed().as_millis() as u64,

@@ -15,6 +15,7 @@ use crate::processes::{Process, Tree};
 
 const LOCK: &str = "lock";
 const CLAIM: &str = "run.json";
+const NEW: &str = "run.json.new";
 
 /// Which run the folder belongs to, and its processes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +54,14 @@ pub(crate) fn system() -> String {
 /// The state folder, locked as long as this exists.
 pub(crate) struct State {
     dir: PathBuf,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        // Closing would do, but a process that is being started at this moment holds a copy of the descriptor.
+        let _ = flock(&self.lock, FlockOperation::Unlock);
+    }
 }
 
 impl State {
@@ -95,7 +103,7 @@ impl State {
         }
         Ok(Self {
             dir: dir.to_owned(),
-            _lock: lock,
+            lock,
         })
     }
 
@@ -116,7 +124,7 @@ impl State {
     pub(crate) fn write(&self, claim: &Claim) -> Result<(), SuperviseError> {
         let path = self.dir.join(CLAIM);
         let write = || {
-            let new = self.dir.join("run.json.new");
+            let new = self.dir.join(NEW);
             let mut file = File::create(&new)?;
             file.write_all(&serde_json::to_vec_pretty(claim)?)?;
             file.sync_all()?;
@@ -126,18 +134,37 @@ impl State {
         write().map_err(SuperviseError::disk("write", &path))
     }
 
+    /// Removes the folder if nothing is noted in it.
+    pub(crate) fn remove_unless_claimed(self) {
+        if matches!(self.read(), Ok(None)) {
+            // It is not in anybody's way.
+            let _ = self.remove();
+        }
+    }
+
+    /// The folder belongs to no run any more.
+    pub(crate) fn forget(&self) -> Result<(), SuperviseError> {
+        self.remove_files(&[CLAIM])
+    }
+
     /// Nothing is left to note.
     pub(crate) fn remove(self) -> Result<(), SuperviseError> {
-        for name in [CLAIM, "run.json.new", LOCK] {
-            let path = self.dir.join(name);
-            match fs::remove_file(&path) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(SuperviseError::disk("remove", &path)(error)),
-            }
-        }
+        self.remove_files(&[CLAIM, NEW, LOCK])?;
         // One that the user made and put other things into stays.
         let _ = fs::remove_dir(&self.dir);
+        Ok(())
+    }
+
+    fn remove_files(&self, names: &[&str]) -> Result<(), SuperviseError> {
+        for name in names {
+            let path = self.dir.join(name);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(SuperviseError::disk("remove", &path)(error));
+                }
+                _ => {}
+            }
+        }
         Ok(())
     }
 }

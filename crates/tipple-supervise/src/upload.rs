@@ -19,11 +19,8 @@ use crate::failpoint::failpoint;
 use crate::folder::FileState;
 use crate::layout::{self, FileEntry, FileRecord, Format};
 use crate::name;
+use crate::retry::retry;
 
-/// All tries of one call together take at most so long.
-const RETRY_MAX: Duration = Duration::from_secs(300);
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// How long uploads that cannot be interrupted are waited for when there is nothing more to gain.
 const ABANDON_WAIT: Duration = Duration::from_secs(5);
 
@@ -260,36 +257,10 @@ impl Upload {
 
     fn again_and_again(
         &self,
-        mut call: impl FnMut() -> Result<(), StoreError>,
+        call: impl FnMut() -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let since = Instant::now();
-        let mut attempt = 1;
-        loop {
-            let error = match call() {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
-            };
-            let last = attempt >= self.attempts || since.elapsed() >= RETRY_MAX;
-            if last || error.is_retryable() == Retryable::Never || self.has_given_up() {
-                return Err(error);
-            }
-            self.wait(backoff(attempt));
-            if self.has_given_up() {
-                return Err(error);
-            }
-            attempt += 1;
-        }
-    }
-
-    fn has_given_up(&self) -> bool {
-        self.given_up.load(Ordering::Relaxed)
-    }
-
-    fn wait(&self, time: Duration) {
-        let since = Instant::now();
-        while since.elapsed() < time && !self.has_given_up() {
-            thread::sleep(Duration::from_millis(10).min(time));
-        }
+        let given_up = || self.given_up.load(Ordering::Relaxed);
+        retry(self.attempts, &given_up, call)
     }
 
     fn check(&self, task: &Task, file: &File) -> Result<(), SuperviseError> {
@@ -326,33 +297,7 @@ pub(crate) fn changed(path: &std::path::Path) -> SuperviseError {
 
 pub(crate) fn written_again(path: &std::path::Path) -> SuperviseError {
     SuperviseError::Command(format!(
-        "{} was written again after it had been closed and stored: name it with --hold if the command comes back to such files",
+        "{} was written again after everybody had closed it and it was taken: name it with --hold if the command comes back to such files",
         path.display()
     ))
-}
-
-/// Doubled each time, and between half and all of it, so that many do not come back at once.
-fn backoff(attempt: u32) -> Duration {
-    let full = BACKOFF_MIN
-        .saturating_mul(1 << (attempt - 1).min(16))
-        .min(BACKOFF_MAX);
-    let jitter = layout::random() as f64 / u64::MAX as f64;
-    full.mul_f64(0.5 + jitter / 2.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_grow_and_are_bounded() {
-        for attempt in 1..100 {
-            let wait = backoff(attempt);
-            assert!(
-                wait >= BACKOFF_MIN / 2 && wait <= BACKOFF_MAX,
-                "{attempt}: {wait:?}"
-            );
-        }
-        assert!(backoff(7) > backoff(1) * 4);
-    }
 }

@@ -14,8 +14,9 @@ use crate::writers::FileKey;
 /// Below this the floor of the margin would be no margin.
 pub(crate) const LIMIT_BYTES_MIN: u64 = 2 << 20;
 
-/// What a rate that nobody has measured yet is taken for: a fast disk cache.
-const RATE_UNKNOWN: f64 = (1_u64 << 30) as f64;
+/// What a rate that nobody has measured yet is taken for, and the least that looks are planned for, since a program may
+/// begin to write at any time: a disk's cache in memory.
+const RATE_POSSIBLE: f64 = (2_u64 << 30) as f64;
 /// Rates are taken over at least so long, or so many bytes of the floor.
 const WINDOW: Duration = Duration::from_millis(10);
 /// After so long half of an old peak counts.
@@ -72,7 +73,7 @@ impl Usage {
             used: 0,
             used_max: 0,
             margin_max: 0,
-            rate: Peak(RATE_UNKNOWN),
+            rate: Peak(RATE_POSSIBLE),
             late: Peak(0.0005),
             look: Peak(0.0001),
             stop: Peak(0.001),
@@ -205,7 +206,7 @@ impl Usage {
     pub(crate) fn until_next(&mut self) -> Duration {
         let look = Duration::from_secs_f64(2.0 * self.look.0);
         let room = self.free().saturating_sub(self.margin()) as f64;
-        let seconds = room / (2.0 * self.rate.0.max(1.0));
+        let seconds = room / (2.0 * self.rate.0.max(RATE_POSSIBLE));
         let planned = Duration::from_secs_f64(seconds.min(1.0))
             .clamp(LOOK_MIN, LOOK_MAX)
             .max(look);
@@ -252,11 +253,11 @@ mod tests {
         }
         assert!(usage.margin() < unknown);
         assert_eq!(usage.margin(), limit / 16);
-        // 16 MiB in 20 ms.
+        // 16 MiB in 70 ms, and the look came 20 ms late.
         usage.until_next();
-        now += Duration::from_millis(20);
+        now += LOOK_MAX + Duration::from_millis(20);
         usage.sample(&[file(16 << 20)], now, now);
-        assert!(usage.rate() > 700e6, "{}", usage.rate());
+        assert!(usage.rate() > 200e6, "{}", usage.rate());
         assert!(usage.margin() > limit / 16);
         assert!(usage.margin() <= limit / 2);
         assert_eq!(usage.used(), 16 << 20);
@@ -267,7 +268,8 @@ mod tests {
         let start = Instant::now();
         let mut usage = Usage::new(64 << 20, start);
         let far = usage.until_next();
-        usage.sample(&[file(50 << 20)], start, start + Duration::from_millis(10));
+        let later = start + Duration::from_millis(10);
+        usage.sample(&[file(62 << 20)], later, later);
         let near = usage.until_next();
         assert!(near < far, "{near:?} {far:?}");
         assert_eq!(near, LOOK_MIN);

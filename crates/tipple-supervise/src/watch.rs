@@ -192,4 +192,27 @@ mod tests {
         );
         assert_eq!(watch.overflows, 0);
     }
+    #[test]
+    fn when_the_queue_overflows_all_folders_are_watched_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut watch = Watch::start(dir.path()).unwrap();
+        let events = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+        let file = dir.path().join("file");
+        // Two events each, of which no two that follow each other are the same.
+        for _ in 0..events.trim().parse::<u64>().unwrap() / 2 + 10 {
+            fs::write(&file, "").unwrap();
+            fs::remove_file(&file).unwrap();
+        }
+        fs::create_dir(dir.path().join("unseen")).unwrap();
+        watch.drain().unwrap();
+        assert_eq!(watch.overflows, 1);
+        fs::write(dir.path().join("unseen/a"), "").unwrap();
+        assert_eq!(
+            next(&mut watch),
+            [
+                Happened::Appeared("unseen/a".into()),
+                Happened::Closed("unseen/a".into())
+            ]
+        );
+    }
 }

@@ -17,6 +17,7 @@
 mod certificate;
 pub mod command;
 pub mod damage;
+mod mariadb;
 mod memcached;
 mod process;
 mod proxy;
@@ -25,6 +26,7 @@ mod tmpfs;
 mod wait;
 
 pub use certificate::Certificate;
+pub use mariadb::MariaDb;
 pub use memcached::Memcached;
 pub use process::{memory_max, signal};
 pub use proxy::{End, Flow, Proxy, Script};

@@ -294,7 +294,7 @@ fn spawn(
 }
 
 /// A port that nobody listens on: now, and maybe not a moment later.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     listener.local_addr().unwrap().port()
 }

@@ -99,7 +99,7 @@ fn a_file_renamed_into_place_is_stored_under_its_last_name() {
 fn subfolders_that_come_and_go() {
     let place = Place::new(
         16 * MIB,
-        "for d in 1 2 3 4 5 6; do mkdir -p d$d/e; echo $d > d$d/e/f; mkdir new$d; mv d$d new$d/moved; done",
+        "for d in 1 2 3 4 5 6; do mkdir -p .d$d/e; echo $d > .d$d/e/f; mkdir new$d; mv .d$d new$d/moved; done",
     );
     place.done();
     let restored = place.restored();

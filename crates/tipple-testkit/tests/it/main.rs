@@ -2,6 +2,7 @@
 
 mod damage;
 mod floors;
+mod mariadb;
 mod memcached;
 mod process;
 mod proxy;

@@ -14,7 +14,7 @@ use crate::error::CliError;
 use crate::output::Output;
 use crate::ready::{self, MemcachedFlags, MemoryStory, Typed};
 use crate::verbs::dry_run::Expected;
-use crate::verbs::{copy, dry_run, finish, quoted};
+use crate::verbs::{copy, dry_run, finish, quoted, supervise};
 use crate::{running, units};
 
 pub(super) fn run(
@@ -85,6 +85,7 @@ fn into_store(
     // holds may depend on what the source turns out to be.
     source.check()?;
     let store = open_store(store_url, Access::Write)?;
+    supervise::refuse_files(store.as_ref())?;
     output.at_start([
         format!("dumping {url} to {store_url}"),
         format!("memory budget {}", memory_story(&options, source)),

@@ -52,6 +52,9 @@ pub(crate) enum Verb {
     /// Removes what unfinished attempts left in a dump
     #[command(long_about = help::PRUNE, after_long_help = help::PRUNE_EXAMPLES)]
     Prune(PruneArgs),
+    /// Runs a command that writes files, inside a disk budget, and stores its files
+    #[command(long_about = help::SUPERVISE, after_long_help = help::SUPERVISE_EXAMPLES)]
+    Supervise(Box<SuperviseArgs>),
     /// Says what a store or a source can do
     #[command(long_about = help::DOCTOR, after_long_help = help::DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),
@@ -103,7 +106,7 @@ pub(crate) struct LoadArgs {
     #[arg(value_hint = ValueHint::DirPath)]
     pub(crate) store: OsString,
 
-    /// Where the records go: memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, lines:FILE, or - for standard output
+    /// Where the records go: memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, lines:FILE, - for standard output, or files:FOLDER for files that `tipple supervise` stored
     pub(crate) sink: OsString,
 
     #[command(flatten)]
@@ -252,6 +255,146 @@ pub(crate) struct PruneArgs {
 
     #[command(flatten)]
     pub(crate) output: OutputFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SuperviseArgs {
+    /// Where the files go: an empty or new folder, or that of the same command when it was broken off
+    #[arg(env = "TIPPLE_STORE", hide_env = true, value_hint = ValueHint::DirPath)]
+    pub(crate) store: OsString,
+
+    /// The command and its arguments, after --; {dir} in an argument is replaced by the folder [default: mydumper, as the flags below say]
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+
+    /// The folder that the command writes into; everything in it is stored and removed
+    #[arg(long, value_name = "DIR", env = "TIPPLE_SUPERVISE_DIR", hide_env_values = true, value_hint = ValueHint::DirPath, help_heading = "Folder")]
+    pub(crate) dir: PathBuf,
+
+    /// The most bytes in the folder, at least 2MiB; the command is stopped before it passes that
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "TIPPLE_SUPERVISE_LIMIT",
+        hide_env_values = true,
+        help_heading = "Folder"
+    )]
+    pub(crate) limit: ByteSize,
+
+    /// Names, with * for any characters, that are not taken while the command runs, since it renames them or comes back to them
+    #[arg(long, value_name = "NAMES", env = "TIPPLE_HOLD", hide_env_values = true, value_delimiter = ',', action = ArgAction::Append, default_value = ".*,*.tmp,*.partial,*.part", help_heading = "Folder")]
+    pub(crate) hold: Vec<String>,
+
+    /// Where it is noted whose the folder is, outside of it [default: DIR.tipple]
+    #[arg(long, value_name = "DIR", env = "TIPPLE_SUPERVISE_STATE", hide_env_values = true, value_hint = ValueHint::DirPath, help_heading = "Folder")]
+    pub(crate) state: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) pausing: PausingFlags,
+    #[command(flatten)]
+    pub(crate) uploading: UploadingFlags,
+    #[command(flatten)]
+    pub(crate) mydumper: MydumperFlags,
+    #[command(flatten)]
+    pub(crate) output: OutputFlags,
+    #[command(flatten)]
+    pub(crate) watch: WatchFlags,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Stopping the command")]
+pub(crate) struct PausingFlags {
+    /// The longest pause, at least 100ms; servers give up clients that are silent for longer (MySQL: net_write_timeout, 60s)
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "TIPPLE_PAUSE_MAX",
+        hide_env_values = true,
+        default_value = "45s"
+    )]
+    pub(crate) pause_max: Span,
+
+    /// Pause with SIGTSTP first, which a program may catch, and with SIGSTOP 50ms later
+    #[arg(long, env = "TIPPLE_GENTLE", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    pub(crate) gentle: bool,
+
+    /// How long the command may take to end after SIGTERM, before SIGKILL
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "TIPPLE_GRACE",
+        hide_env_values = true,
+        default_value = "10s"
+    )]
+    pub(crate) grace: Span,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Uploads")]
+pub(crate) struct UploadingFlags {
+    /// Uploads at a time, 1 to 1024
+    #[arg(
+        long,
+        value_name = "N",
+        env = "TIPPLE_THREADS",
+        hide_env_values = true,
+        value_parser = threads,
+        default_value_t = 4
+    )]
+    pub(crate) threads: usize,
+
+    /// How often an upload is tried, the first time included, with growing pauses for at most 5 minutes
+    #[arg(
+        long,
+        value_name = "N",
+        env = "TIPPLE_ATTEMPTS",
+        hide_env_values = true,
+        default_value_t = 10,
+        value_parser = attempts
+    )]
+    pub(crate) attempts: u32,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "mydumper, where no COMMAND is given")]
+pub(crate) struct MydumperFlags {
+    /// The server's host; localhost is its socket
+    #[arg(
+        long,
+        value_name = "HOST",
+        env = "TIPPLE_MYSQL_HOST",
+        hide_env_values = true,
+        default_value = "localhost"
+    )]
+    pub(crate) mysql_host: String,
+
+    /// The server's port
+    #[arg(
+        long,
+        value_name = "PORT",
+        env = "TIPPLE_MYSQL_PORT",
+        hide_env_values = true,
+        default_value_t = 3306
+    )]
+    pub(crate) mysql_port: u16,
+
+    /// The user
+    #[arg(
+        long,
+        value_name = "USER",
+        env = "TIPPLE_MYSQL_USER",
+        hide_env_values = true,
+        default_value = "root"
+    )]
+    pub(crate) mysql_user: String,
+
+    /// A file with the password, whose line end is ignored; or give it in the variable TIPPLE_MYSQL_PASSWORD
+    #[arg(long, value_name = "FILE", env = "TIPPLE_MYSQL_PASSWORD_FILE", hide_env_values = true, value_hint = ValueHint::FilePath)]
+    pub(crate) mysql_password_file: Option<PathBuf>,
+
+    /// Tables are split into files of about so many bytes, in whole MiB
+    #[arg(long, value_name = "SIZE", env = "TIPPLE_MYDUMPER_CHUNK_SIZE", hide_env_values = true, default_value_t = ByteSize(1 << 20))]
+    pub(crate) mydumper_chunk_size: ByteSize,
 }
 
 #[derive(Debug, Args)]
@@ -426,7 +569,7 @@ pub(crate) struct LinesSourceFlags {
 }
 
 #[derive(Debug, Args)]
-#[command(next_help_heading = "lines: sinks")]
+#[command(next_help_heading = "lines: and files: sinks")]
 pub(crate) struct LinesSinkFlags {
     /// Replace the file if it exists, once the new one is whole
     #[arg(long, env = "TIPPLE_OVERWRITE", hide_env_values = true, value_parser = BoolishValueParser::new())]

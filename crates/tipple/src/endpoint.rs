@@ -30,12 +30,15 @@ pub(crate) enum SinkUrl {
     Memcached(MemcachedUrl),
     Lines(PathBuf),
     Stdout,
+    /// A folder for what `tipple supervise` stored.
+    Files(PathBuf),
 }
 
 /// What a text begins with.
 enum Begin<'a> {
     Memcached(MemcachedUrl),
     Lines(PathBuf),
+    Files(PathBuf),
     Dash,
     Path(&'a Path),
 }
@@ -73,6 +76,12 @@ impl<'a> Begin<'a> {
                 )),
                 path => Ok(Self::Lines(PathBuf::from(OsStr::from_bytes(path)))),
             },
+            "files" => match &bytes[colon + 1..] {
+                [] => Err(CliError::usage(
+                    "files: names no folder: give files:FOLDER, such as files:./restored",
+                )),
+                path => Ok(Self::Files(PathBuf::from(OsStr::from_bytes(path)))),
+            },
             later if LATER.contains(&later) => Err(CliError::usage(format!(
                 "{} is no {role} yet: {later}: is not in this version; give {known}",
                 shown(text)
@@ -99,6 +108,10 @@ impl SourceUrl {
         match Begin::parse(text, "source", SOURCES)? {
             Begin::Memcached(url) => Ok(Self::Memcached(url)),
             Begin::Lines(path) => Ok(Self::Lines(path)),
+            Begin::Files(path) => Err(CliError::usage(format!(
+                "files:{} is no source: give {SOURCES}",
+                path.display()
+            ))),
             Begin::Dash => Ok(Self::Stdin),
             Begin::Path(path) if is_cachemover(path) => Ok(Self::Cachemover(path.to_owned())),
             Begin::Path(path) => {
@@ -130,6 +143,7 @@ impl SinkUrl {
         match Begin::parse(text, "sink", SINKS)? {
             Begin::Memcached(url) => Ok(Self::Memcached(url)),
             Begin::Lines(path) => Ok(Self::Lines(path)),
+            Begin::Files(path) => Ok(Self::Files(path)),
             Begin::Dash => Ok(Self::Stdout),
             Begin::Path(path) => Err(CliError::usage(format!(
                 "{} is no sink: for a file of lines give lines:{0}; otherwise {SINKS}",
@@ -143,6 +157,7 @@ impl SinkUrl {
         match self {
             Self::Memcached(_) => "memcached",
             Self::Lines(_) | Self::Stdout => "lines",
+            Self::Files(_) => "a folder for files",
         }
     }
 }
@@ -164,6 +179,7 @@ impl fmt::Display for SinkUrl {
             Self::Memcached(url) => url.fmt(f),
             Self::Lines(path) => write!(f, "lines:{}", path.display()),
             Self::Stdout => f.write_str("standard output"),
+            Self::Files(path) => write!(f, "files:{}", path.display()),
         }
     }
 }

@@ -115,6 +115,22 @@ impl From<DumpError> for CliError {
     }
 }
 
+impl From<tipple_supervise::SuperviseError> for CliError {
+    fn from(error: tipple_supervise::SuperviseError) -> Self {
+        use tipple_supervise::ErrorKind as K;
+        let kind = match error.kind() {
+            K::Usage => Kind::Usage,
+            K::Damaged => Kind::Damaged,
+            K::Live => Kind::Live,
+            K::Store => Kind::Store,
+            K::Budget => Kind::Budget,
+            K::Version => Kind::Version,
+            K::Interrupted => Kind::Interrupted,
+        };
+        Self::new(kind, chain(&error))
+    }
+}
+
 impl From<tipple_flow::Failure> for CliError {
     fn from(failure: tipple_flow::Failure) -> Self {
         DumpError::from(failure).into()

@@ -1,6 +1,7 @@
 //! Moments at which a test kills or stops this process. Only with the feature `failpoints`.
 //!
-//! `TIPPLE_KILL_AT=name:n` kills it, as `kill -9` would, when the fail point `dump::name` is reached for the n-th time;
+//! `TIPPLE_KILL_AT=name:n` kills it, as `kill -9` would, when the fail point `dump::name` is reached for the n-th time
+//! (or `supervise::name`, written out);
 //! `TIPPLE_PAUSE_AT=name:n` stops it there for ever. Both say so on standard error first.
 
 use std::io::Write;
@@ -23,7 +24,10 @@ pub(crate) fn arm() -> Result<(), CliError> {
         };
         let (name, n) = moment.rsplit_once(':').ok_or_else(refused)?;
         let n: u64 = n.parse().map_err(|_| refused())?;
-        let point = format!("dump::{name}");
+        let point = match name.contains("::") {
+            true => name.to_owned(),
+            false => format!("dump::{name}"),
+        };
         let shown = point.clone();
         let hits = AtomicU64::new(0);
         fail::cfg_callback(point, move || {

@@ -17,6 +17,7 @@ Sources and sinks:
   memcached:///PATH.sock               the same over a Unix socket
   lines:FILE                           the lines of a file
   -                                    the lines of standard input, or to standard output
+  files:FOLDER                         to load what `tipple supervise` stored
 
 Stores:
   FOLDER, or file:FOLDER
@@ -36,7 +37,7 @@ Settings:
 
 Signals:
   Ctrl-C or SIGTERM ends a job so that the same command goes on; a second one ends it at once.
-  SIGUSR1 pauses a job, SIGUSR2 lets it go on.
+  SIGUSR1 pauses a job (and the command that is supervised), SIGUSR2 lets it go on.
 
 Exit codes:
   0    done
@@ -86,7 +87,8 @@ Examples:
   tipple load /backup/cache memcached://new1 --state /var/tmp/load   goes on after a kill
   tipple load /backup/access lines:/tmp/access.log
   tipple load /backup/access - | grep ' 500 '
-  tipple load /backup/cm memcached://new1                            a cachemover folder";
+  tipple load /backup/cm memcached://new1                            a cachemover folder
+  tipple load /backup/shop files:./shop                              what tipple supervise stored";
 
 pub(crate) const COPY: &str = "\
 Moves records straight from SOURCE into SINK, through buffers in memory. Nothing is kept: a copy that was broken off \
@@ -138,6 +140,26 @@ Examples:
   tipple prune /backup/cache
   tipple prune /backup/cache --yes
   tipple prune /backup/broken --force --older-than 1d --yes";
+
+pub(crate) const SUPERVISE: &str = "\
+Runs COMMAND, which writes files into the folder DIR, and stores each file in STORE as soon as every process has closed it; \
+only then is it deleted. When the folder nears its limit, the command with all its processes is stopped (SIGSTOP) until \
+there is room again, and never for longer than its connections can take. What counts are bytes: of each file its length \
+or the room on the disk, whichever is more.
+
+It is complete if and only if DONE is in STORE, which is written only after the command has ended with exit code 0 and \
+everything is stored. If the command fails, its exit code is in the report, and tipple's own is 10. Killed and given \
+again, the same command ends what still runs of the first one. If that had ended well, its files are stored; otherwise \
+it starts over, and nothing of two runs is mixed. Only its program's name is kept in STORE: arguments may hold secrets.";
+
+pub(crate) const SUPERVISE_EXAMPLES: &str = "\
+Examples:
+  tipple supervise --dir /var/tmp/shop --limit 1GiB /backup/shop -- mydumper -B shop -F 32 -o {dir}
+  tipple supervise --dir /var/tmp/shop --limit 1GiB /backup/shop --mysql-host db1 --mysql-user backup
+  tipple supervise --dir ./out --limit 100MiB /backup/frames -- ffmpeg -i in.mp4 {dir}/%06d.png
+Then:
+  tipple verify /backup/shop
+  tipple load /backup/shop files:./shop && myloader -d ./shop";
 
 pub(crate) const DOCTOR: &str = "\
 Reaches a store or a source and says what it can do: whether a store refuses to overwrite, whether it is durable, and its free room; \

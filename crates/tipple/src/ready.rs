@@ -124,7 +124,7 @@ impl Typed<'_> {
             let why = format!("is for memcached sinks, and {sink} is {}", sink.kind());
             self.refuse(STORING_FLAGS, &why)?;
         }
-        if !matches!(sink, SinkUrl::Lines(_)) {
+        if !matches!(sink, SinkUrl::Lines(_) | SinkUrl::Files(_)) {
             let why = format!("is for lines: files, and the sink is {sink}");
             self.refuse(&["overwrite"], &why)?;
         }
@@ -237,6 +237,12 @@ pub(crate) fn sink(
             },
         )?),
         SinkUrl::Stdout => Box::new(LinesSink::stdout()?),
+        SinkUrl::Files(path) => {
+            return Err(CliError::usage(format!(
+                "files:{} takes files that `tipple supervise` stored, and not records",
+                path.display()
+            )));
+        }
     })
 }
 

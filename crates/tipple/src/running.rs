@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use tipple_budget::Rates;
 use tipple_dump::{DumpError, Job};
+use tipple_supervise::SuperviseError;
 
 use crate::error::{CliError, Kind};
-use crate::output::{Output, Watching};
+use crate::output::{Output, Watching, WatchingFiles};
 use crate::signals::Listening;
 
 /// Runs `work` as a job: its events and its progress are told, and signals reach its gate.
@@ -26,6 +27,30 @@ pub(crate) fn run<T>(
     result.map_err(|error| match error {
         DumpError::Interrupted => CliError::new(Kind::Interrupted, interrupted(verb)),
         error => error.into(),
+    })
+}
+
+/// Runs `work` as a job on files: as [`run`], for what `tipple-supervise` does.
+pub(crate) fn run_files<T>(
+    verb: &'static str,
+    limit_bytes: Option<u64>,
+    output: &Arc<Output>,
+    work: impl FnOnce(&tipple_supervise::Job) -> Result<T, SuperviseError>,
+) -> Result<T, CliError> {
+    let listener = Arc::clone(output);
+    let job = tipple_supervise::Job::new().on_event(move |event| listener.files_event(event));
+    let job = Arc::new(job);
+    let _listening = Listening::start(Arc::clone(&job), Arc::clone(output))?;
+    let watching = WatchingFiles::start(verb, limit_bytes, Arc::clone(&job), Arc::clone(output));
+    let result = work(&job);
+    drop(watching);
+    result.map_err(|error| match (error, verb) {
+        (SuperviseError::Interrupted, "load") => CliError::new(
+            Kind::Interrupted,
+            "interrupted; run the same command again to go on",
+        ),
+        (SuperviseError::Interrupted, "verify") => CliError::new(Kind::Interrupted, "interrupted"),
+        (error, _) => error.into(),
     })
 }
 

@@ -5,10 +5,36 @@ use std::thread::JoinHandle;
 
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::{Handle, Signals};
-use tipple_dump::{Job, Phase};
+use tipple_budget::Gate;
+use tipple_dump::Phase;
 
 use crate::error::{CliError, Kind};
 use crate::output::Output;
+
+/// What signals reach.
+pub(crate) trait Job: Send + Sync + 'static {
+    fn gate(&self) -> &Gate;
+    /// Whether there is anything to finish.
+    fn has_begun(&self) -> bool;
+}
+
+impl Job for tipple_dump::Job {
+    fn gate(&self) -> &Gate {
+        self.gate()
+    }
+    fn has_begun(&self) -> bool {
+        self.progress().phase() != Phase::Starting
+    }
+}
+
+impl Job for tipple_supervise::Job {
+    fn gate(&self) -> &Gate {
+        self.gate()
+    }
+    fn has_begun(&self) -> bool {
+        self.progress().has_begun()
+    }
+}
 
 /// Listens for as long as it exists.
 pub(crate) struct Listening {
@@ -18,7 +44,7 @@ pub(crate) struct Listening {
 
 impl Listening {
     /// SIGINT and SIGTERM cancel `job`, a second one ends the process; SIGUSR1 pauses, SIGUSR2 resumes.
-    pub(crate) fn start(job: Arc<Job>, output: Arc<Output>) -> Result<Self, CliError> {
+    pub(crate) fn start(job: Arc<impl Job>, output: Arc<Output>) -> Result<Self, CliError> {
         let signals = Signals::new([SIGINT, SIGTERM, SIGUSR1, SIGUSR2]).map_err(|error| {
             CliError::new(
                 Kind::Unexpected,
@@ -28,7 +54,7 @@ impl Listening {
         let handle = signals.handle();
         let thread = std::thread::Builder::new()
             .name("signals".to_owned())
-            .spawn(move || listen(signals, &job, &output))
+            .spawn(move || listen(signals, job.as_ref(), &output))
             .map_err(|error| {
                 CliError::new(Kind::Unexpected, format!("cannot start a thread: {error}"))
             })?;
@@ -49,7 +75,7 @@ impl Drop for Listening {
     }
 }
 
-fn listen(mut signals: Signals, job: &Job, output: &Output) {
+fn listen(mut signals: Signals, job: &impl Job, output: &Output) {
     let mut interrupted = false;
     for signal in signals.forever() {
         match signal {
@@ -62,7 +88,7 @@ fn listen(mut signals: Signals, job: &Job, output: &Output) {
                 output.gate_event("resumed", "resumed");
             }
             // Before its first phase a job has begun nothing, and may be waiting for a server that does not answer.
-            _ if interrupted || job.progress().phase() == Phase::Starting => {
+            _ if interrupted || !job.has_begun() => {
                 output.ended_at_once();
                 std::process::exit(i32::from(Kind::Interrupted.exit()));
             }

@@ -5,6 +5,7 @@ mod damage;
 mod fault_proxy;
 mod floors;
 mod garage;
+mod mariadb;
 mod memcached;
 mod ministack;
 mod process;

@@ -4,6 +4,7 @@
 //! that a line never tears a bar apart.
 
 mod answer;
+mod files;
 mod log;
 mod meter;
 mod progress;
@@ -22,6 +23,7 @@ use crate::cli::{Level, OutputFlags, SettingFlags, WatchFlags};
 use crate::error::{CliError, Kind};
 
 pub(crate) use answer::{Answer, print_table};
+pub(crate) use files::{WatchingFiles, files_report_text};
 use log::Log;
 pub(crate) use progress::Watching;
 pub(crate) use report::{Needs, dry_run_text, report_text, verify_text};
@@ -203,6 +205,46 @@ impl Output {
                 }
             }
             Event::Warning { message } => self.warn(&format!("warning: {message}")),
+        }
+    }
+
+    /// What a job on files tells.
+    pub(crate) fn files_event(&self, event: &tipple_supervise::Event) {
+        use tipple_supervise::Event as E;
+        self.json(event);
+        match event {
+            E::Start {
+                run,
+                command,
+                files_stored,
+                ..
+            } => {
+                let lines = std::mem::take(
+                    &mut *self.at_start.lock().unwrap_or_else(PoisonError::into_inner),
+                );
+                for line in lines {
+                    self.say(&line);
+                }
+                if !command {
+                    self.say(&format!(
+                        "run {run} had ended: finishing it, {} stored already",
+                        crate::units::counted(*files_stored, "file")
+                    ));
+                }
+            }
+            E::Pause { used_bytes, .. } => self.log(
+                Level::Debug,
+                &format!("paused at {}", crate::units::bytes(*used_bytes)),
+            ),
+            E::Resume { paused_ms, .. } => {
+                self.log(Level::Debug, &format!("resumed after {paused_ms} ms"));
+            }
+            E::File { path, bytes } => {
+                self.log(Level::Debug, &format!("stored {path}: {bytes} bytes"));
+            }
+            E::Ended { exit } => self.log(Level::Info, &format!("the command ended: {exit}")),
+            E::Warning { message } => self.warn(&format!("warning: {message}")),
+            _ => {}
         }
     }
 

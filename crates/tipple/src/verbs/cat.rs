@@ -24,6 +24,7 @@ pub(super) fn run(
     match DumpPlace::parse(&args.store)? {
         DumpPlace::Store(url) => {
             let store = open_store(&url, Access::Read)?;
+            crate::verbs::supervise::refuse_files(store.as_ref())?;
             let options = CatOptions {
                 partial: args.parts.partial,
                 parts: args.parts.parts,

@@ -15,7 +15,7 @@ use crate::error::CliError;
 use crate::output::Output;
 use crate::ready::{self, MemcachedFlags, MemoryStory, Typed};
 use crate::verbs::dry_run::Expected;
-use crate::verbs::{copy, dry_run, finish, quoted};
+use crate::verbs::{copy, dry_run, finish, quoted, supervise};
 use crate::{running, units};
 
 pub(super) fn run(
@@ -91,6 +91,9 @@ fn into_stores(
         .map(|url| open_store(url, Access::Write))
         .collect::<Result<Vec<_>, _>>()?;
     let stores: Vec<&dyn Store> = opened.iter().map(|store| store.as_ref()).collect();
+    for store in &stores {
+        supervise::refuse_files(*store)?;
+    }
     output.at_start([
         format!("dumping {url} to {}", joined(urls)),
         format!("memory budget {}", memory_story(&options, source, &stores)),

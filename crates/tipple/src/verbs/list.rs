@@ -14,12 +14,16 @@ use crate::error::CliError;
 use crate::output::{Answer, Output, print, print_table};
 use crate::ready;
 use crate::units::{bytes, count, counted};
-use crate::verbs::dry_run;
+use crate::verbs::{dry_run, supervise};
 
 pub(super) fn run(args: &ListArgs, output: &Arc<Output>) -> Result<u8, CliError> {
     match DumpPlace::parse(&args.store)? {
         DumpPlace::Store(url) => {
             let store = open_store(&url, Access::Read)?;
+            if supervise::is_files(store.as_ref())? {
+                supervise::list(args, store.as_ref(), output)?;
+                return Ok(0);
+            }
             if args.dry_run {
                 let needs = tipple_dump::list_dry_run(store.as_ref())?;
                 return dry_run::tell_reading(output, "list", &needs, false);

@@ -13,7 +13,7 @@ use crate::error::CliError;
 use crate::output::Output;
 use crate::ready::{self, MemcachedFlags, Typed};
 use crate::verbs::dry_run::Expected;
-use crate::verbs::{copy, dry_run, finish};
+use crate::verbs::{copy, dry_run, finish, supervise};
 use crate::{running, units};
 
 pub(super) fn run(
@@ -30,15 +30,21 @@ pub(super) fn run(
         connection: &args.connection,
         filter: &args.filter,
     };
-    let sink = ready::sink(&to, &args.lines, &args.storing, &memcached, true)?;
+    let sink = || ready::sink(&to, &args.lines, &args.storing, &memcached, true);
     match &place {
         DumpPlace::Store(url) => {
             let store = open_store(url, Access::Read)?;
+            if let SinkUrl::Files(target) = &to {
+                return supervise::load(args, typed, store.as_ref(), target, output);
+            }
+            supervise::refuse_files(store.as_ref())?;
+            let sink = sink()?;
             output.at_start([format!("loading {place} into {to}")]);
             from_store(args, store.as_ref(), sink.as_ref(), output)
         }
         DumpPlace::Cachemover(folder) => {
             typed.refuse(&["parts", "state"], "is for dumps of tipple's own layout")?;
+            let sink = sink()?;
             output.at_start([format!("loading {place}, a cachemover folder, into {to}")]);
             from_cachemover(args, folder, sink.as_ref(), output)
         }

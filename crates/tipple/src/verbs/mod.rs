@@ -10,6 +10,7 @@ mod list;
 mod load;
 mod pages;
 mod prune;
+mod supervise;
 mod verify;
 
 use std::sync::Arc;
@@ -32,6 +33,7 @@ pub(crate) fn output(verb: &Verb) -> Result<Arc<Output>, CliError> {
         Verb::Verify(args) => Output::new(&args.output, Some(&args.watch)),
         Verb::List(args) => Output::new(&args.output, None),
         Verb::Prune(args) => Output::new(&args.output, None),
+        Verb::Supervise(args) => Output::new(&args.output, Some(&args.watch)),
         Verb::Doctor(args) => Output::new(&args.output, None),
         Verb::Cat(args) => Output::plain(&args.settings),
         Verb::Tour(args) => Output::plain(&args.settings),
@@ -50,6 +52,7 @@ pub(crate) fn run(verb: &Verb, matches: &ArgMatches, output: &Arc<Output>) -> u8
         Verb::List(args) => list::run(args, output),
         Verb::Cat(args) => cat::run(args, &typed, output),
         Verb::Prune(args) => prune::run(args, output),
+        Verb::Supervise(args) => supervise::run(args, &typed, output),
         Verb::Doctor(args) => doctor::run(args, &typed, output),
         Verb::Tour(args) => tour::run(args),
         Verb::Completions(args) => pages::completions(args),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tipple_dump::PruneOptions;
+use tipple_dump::{PruneOptions, Pruned};
 use tipple_store::{Access, open_store};
 
 use crate::cli::PruneArgs;
@@ -10,11 +10,16 @@ use crate::endpoint::store_url;
 use crate::error::CliError;
 use crate::output::{Output, print};
 use crate::units::{bytes, counted};
+use crate::verbs::supervise;
 
 pub(super) fn run(args: &PruneArgs, output: &Arc<Output>) -> Result<u8, CliError> {
     let url = store_url(&args.store)?;
     // A look needs no right to write, and makes no folder; nor must a deletion make one.
     let store = open_store(&url, Access::Read)?;
+    if supervise::is_files(store.as_ref())? {
+        let pruned = supervise::prune(args, &url, store.as_ref())?;
+        return tell(&pruned, output);
+    }
     // Named before anything happens, so that a typing error does not look like a clean dump.
     tipple_dump::OpenDump::open(store.as_ref(), true)?;
     let delete = args.yes && !args.dry_run;
@@ -28,8 +33,12 @@ pub(super) fn run(args: &PruneArgs, output: &Arc<Output>) -> Result<u8, CliError
         older_than: args.older_than.map(|span| span.0),
     };
     let pruned = tipple_dump::prune(store.as_ref(), &options)?;
+    tell(&pruned, output)
+}
+
+fn tell(pruned: &Pruned, output: &Output) -> Result<u8, CliError> {
     if output.is_json() {
-        output.json_report(&pruned, 0);
+        output.json_report(pruned, 0);
         return Ok(0);
     }
     let lines: String = pruned

@@ -14,13 +14,16 @@ use crate::output::{Output, verify_text};
 use crate::ready::{self, CONTENTS};
 use crate::running;
 use crate::verbs::cachemover::Counting;
-use crate::verbs::{copy, dry_run, quoted};
+use crate::verbs::{copy, dry_run, quoted, supervise};
 
 pub(super) fn run(args: &VerifyArgs, output: &Arc<Output>) -> Result<u8, CliError> {
     let place = DumpPlace::parse(&args.store)?;
     let verified = match &place {
         DumpPlace::Store(url) => {
             let store = open_store(url, Access::Read)?;
+            if supervise::is_files(store.as_ref())? {
+                return supervise::verify(args, store.as_ref(), &place.to_string(), output);
+            }
             let options = VerifyOptions {
                 depth: if args.quick {
                     Depth::Quick

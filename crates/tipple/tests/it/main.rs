@@ -15,6 +15,7 @@ mod lines;
 mod output;
 mod pages;
 mod signals;
+mod supervise;
 mod support;
 mod tour;
 mod whole_job;

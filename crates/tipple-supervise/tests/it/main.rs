@@ -1,0 +1,8 @@
+//! Real commands in real folders, into a real store.
+
+mod defects;
+mod endings;
+mod files;
+mod limits;
+mod places;
+mod support;

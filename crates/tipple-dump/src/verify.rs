@@ -104,7 +104,8 @@ pub fn verify(
         Err(error) => return Err(error),
     };
     let content = known_content(&dump, contents)?;
-    let memory_bytes = options.threads as u64 * tipple_chunk::decoder_bytes();
+    let memory_bytes =
+        options.threads as u64 * (tipple_chunk::decoder_bytes() + store.read_memory_bytes());
     let memory = memory_budget(job, memory_bytes, None)?;
     let _held = memory.try_acquire(memory_bytes)?;
     let progress = job.progress();

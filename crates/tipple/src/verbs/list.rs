@@ -18,7 +18,7 @@ use crate::units::{bytes, count, counted};
 pub(super) fn run(args: &ListArgs, output: &Arc<Output>) -> Result<u8, CliError> {
     match DumpPlace::parse(&args.store)? {
         DumpPlace::Store(url) => {
-            let store = open_store(&url, Access::Read)?;
+            let store = open_store(&url, Access::Read, &ready::store_options())?;
             let listing = tipple_dump::list(store.as_ref())?;
             summary(&listing).print(output, &listing)?;
             if args.parts && !output.is_json() {

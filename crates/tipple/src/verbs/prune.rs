@@ -9,16 +9,22 @@ use crate::cli::PruneArgs;
 use crate::endpoint::store_url;
 use crate::error::CliError;
 use crate::output::{Output, print};
+use crate::ready::{self, Typed};
 use crate::units::{bytes, counted};
 
-pub(super) fn run(args: &PruneArgs, output: &Arc<Output>) -> Result<u8, CliError> {
+pub(super) fn run(
+    args: &PruneArgs,
+    typed: &Typed<'_>,
+    output: &Arc<Output>,
+) -> Result<u8, CliError> {
     let url = store_url(&args.store)?;
+    typed.fit_stores(std::slice::from_ref(&url))?;
     // A look needs no right to write, and makes no folder; nor must a deletion make one.
-    let store = open_store(&url, Access::Read)?;
+    let store = open_store(&url, Access::Read, &ready::store_options())?;
     // Named before anything happens, so that a typing error does not look like a clean dump.
     tipple_dump::OpenDump::open(store.as_ref(), true)?;
     let store = match args.yes {
-        true => open_store(&url, Access::Write)?,
+        true => open_store(&url, Access::Write, &ready::fenced(&args.fence))?,
         false => store,
     };
     let options = PruneOptions {

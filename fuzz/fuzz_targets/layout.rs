@@ -50,7 +50,7 @@ fn walk(root: &Path, folder: &Path, objects: &mut Vec<(String, Vec<u8>)>) {
 
 fn store_of(objects: &[(String, Vec<u8>)]) -> Arc<dyn Store> {
     let url = "memory:fuzz".parse().expect("a URL");
-    let store = open_store(&url, Access::Write).expect("memory");
+    let store = open_store(&url, Access::Write, &tipple_store::StoreOptions::default()).expect("memory");
     let mut old = Vec::new();
     store
         .list("", &mut |entry| {

@@ -75,7 +75,7 @@ fn try_load(sink: &Count) -> Result<(), ErrorKind> {
         env!("CARGO_MANIFEST_DIR"),
         "/../crates/tipple/tests/fixtures/v1/items"
     );
-    let store = open_store(&dir.parse().expect("a path"), Access::Read).expect("the fixture");
+    let store = open_store(&dir.parse().expect("a path"), Access::Read, &tipple_store::StoreOptions::default()).expect("the fixture");
     let options = LoadOptions {
         threads: 1,
         state_dir: Some(STATE_DIR.clone()),

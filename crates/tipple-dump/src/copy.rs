@@ -9,7 +9,7 @@ use tipple_flow::{
     Block, Failure, FrameSource, Outcomes, PartWriter, Party, RecordReader, Sink, Source, Stop,
     Written,
 };
-use tipple_store::{Access, open_store};
+use tipple_store::{Access, StoreOptions, open_store};
 
 use crate::dump::{FirstFailure, memory_budget, temporary_dir};
 use crate::error::DumpError;
@@ -86,7 +86,7 @@ pub fn copy(
     // Plan objects live in a temporary folder for as long as the copy runs.
     let temporary = temporary_dir(options.spool_dir.as_deref())?;
     let url = format!("file:{}", temporary.path().display());
-    let plans = open_store(&url.parse()?, Access::Write)?;
+    let plans = open_store(&url.parse()?, Access::Write, &StoreOptions::default())?;
     let progress = job.progress();
     progress.expect(&estimate);
     job.tell(&Event::Start {

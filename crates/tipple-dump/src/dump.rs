@@ -58,8 +58,8 @@ pub fn dump(
     let (is_fresh, finished) = (found.is_empty(), found.finished.first().copied());
     let head = found.head(source, stores, options)?;
     stores.each(|store| {
-        for leftover in store.leftovers()? {
-            store.remove_leftover(&leftover)?;
+        for leftover in store.leftovers()?.iter().filter(|one| layout::is_ours(one)) {
+            store.remove_leftover(leftover)?;
         }
         Ok(())
     })?;

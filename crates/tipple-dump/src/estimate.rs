@@ -89,7 +89,7 @@ pub struct ReadDryRun {
 pub fn verify_dry_run(store: &dyn Store, options: &VerifyOptions) -> Result<ReadDryRun, DumpError> {
     let dump = OpenDump::open(store, true)?;
     let mut need = ReadDryRun {
-        memory_bytes: options.memory_bytes(),
+        memory_bytes: options.memory_bytes(store),
         read_bytes: small_bytes(&dump, |_| true)?,
         ..ReadDryRun::default()
     };

@@ -28,7 +28,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tipple_chunk::{ContentName, Sealed as SealedChunk, Sha256Digest};
 use tipple_flow::{Identity, NewPart, Outcomes, PartName, PlanBody};
-use tipple_store::{ObjectName, Store, StoreError, StoreErrorKind};
+use tipple_store::{Leftover, ObjectName, Store, StoreError, StoreErrorKind};
 
 use crate::error::DumpError;
 
@@ -386,6 +386,15 @@ pub(crate) fn put_json<T: Serialize>(
     }
     store.put_if_absent(name, &bytes)?;
     Ok(())
+}
+
+/// Whether a leftover is one of a dump. In a bucket, others may upload under the same prefix; a folder's staging files are
+/// all the store's own.
+pub(crate) fn is_ours(leftover: &Leftover) -> bool {
+    leftover.object.as_ref().is_none_or(|object| {
+        let folder = object.segments().next();
+        matches!(folder, Some("chunks" | "plan"))
+    })
 }
 
 /// Whether an object is there.

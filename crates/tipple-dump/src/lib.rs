@@ -9,9 +9,9 @@
 //!
 //! ```
 //! use tipple_dump::{Job, LoadOptions, VerifyOptions, prune, PruneOptions};
-//! use tipple_store::{Access, StoreUrl, open_store};
+//! use tipple_store::{Access, StoreOptions, StoreUrl, open_store};
 //!
-//! let store = open_store(&"memory:doc".parse::<StoreUrl>()?, Access::Write)?;
+//! let store = open_store(&"memory:doc".parse::<StoreUrl>()?, Access::Write, &StoreOptions::default())?;
 //! // Nothing was dumped here yet, so there is nothing that an attempt could have left.
 //! let left = prune(store.as_ref(), &PruneOptions::default())?;
 //! assert!(left.items.is_empty());

@@ -58,9 +58,11 @@ impl Default for LoadOptions {
 }
 
 impl LoadOptions {
-    /// The memory that loading into `sink` will hold at most.
-    pub fn memory_bytes(&self, sink: &dyn Sink) -> u64 {
-        self.workers(sink) as u64 * (tipple_chunk::decoder_bytes() + sink.writer_bytes())
+    /// The memory that loading from `store` into `sink` will hold at most.
+    pub fn memory_bytes(&self, store: &dyn Store, sink: &dyn Sink) -> u64 {
+        let worker_bytes =
+            tipple_chunk::decoder_bytes() + sink.writer_bytes() + store.read_memory_bytes();
+        self.workers(sink) as u64 * worker_bytes
     }
 
     fn workers(&self, sink: &dyn Sink) -> usize {
@@ -119,7 +121,11 @@ pub fn load(
             )));
         }
     };
-    let memory = memory_budget(job, options.memory_bytes(sink), options.memory_bytes_max)?;
+    let memory = memory_budget(
+        job,
+        options.memory_bytes(store, sink),
+        options.memory_bytes_max,
+    )?;
     let chosen = chosen_parts(&dump, options.parts)?;
     sink.check()?;
     if let Some(state) = &mut state {
@@ -284,7 +290,9 @@ impl Loading<'_> {
         let failure = FirstFailure::new(gate);
         let ledger = Ledger::new(todo);
         ledger.close();
-        let other_bytes = tipple_chunk::decoder_bytes() + self.sink.writer_bytes();
+        let other_bytes = tipple_chunk::decoder_bytes()
+            + self.sink.writer_bytes()
+            + self.dump.store().read_memory_bytes();
         let lanes = (0..self.options.workers(self.sink))
             .map(|_| {
                 let permit = self.memory.try_acquire(other_bytes)?;

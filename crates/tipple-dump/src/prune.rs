@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
-use tipple_store::{Leftover, ObjectName, Store};
+use tipple_store::{Leftover, ObjectName, Store, StoreErrorKind, StoreLock};
 
 use crate::error::DumpError;
 use crate::layout::{self, Head};
@@ -65,7 +65,7 @@ pub fn prune(store: &dyn Store, options: &PruneOptions) -> Result<Pruned, DumpEr
     }
     // Nobody else writes here while we look and remove.
     let _lock = if options.delete {
-        Some(store.lock()?)
+        lock_if_any(store)?
     } else {
         None
     };
@@ -81,7 +81,10 @@ pub fn prune(store: &dyn Store, options: &PruneOptions) -> Result<Pruned, DumpEr
         .chain(leftovers.iter().map(|leftover| PruneItem {
             name: leftover.name.clone(),
             bytes: leftover.bytes,
-            why: "staged by an attempt that ended",
+            why: match leftover.object {
+                Some(_) => "an upload that was begun and not finished",
+                None => "staged by an attempt that ended",
+            },
         }))
         .collect();
     items.sort_by(|a, b| a.name.cmp(&b.name));
@@ -103,6 +106,15 @@ pub fn prune(store: &dyn Store, options: &PruneOptions) -> Result<Pruned, DumpEr
         items,
         deleted: options.delete,
     })
+}
+
+/// The store's lock. A bucket has none: what is deleted there, no record lists, and put-if-absent is all that writers rely on.
+fn lock_if_any(store: &dyn Store) -> Result<Option<StoreLock>, DumpError> {
+    match store.lock() {
+        Ok(lock) => Ok(Some(lock)),
+        Err(error) if error.kind() == StoreErrorKind::Unsupported => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 type Unneeded = (ObjectName, u64, &'static str);
@@ -140,6 +152,7 @@ fn stale_leftovers(
 ) -> Result<Vec<Leftover>, DumpError> {
     let now = SystemTime::now();
     let mut leftovers = store.leftovers()?;
+    leftovers.retain(layout::is_ours);
     if let (false, Some(age)) = (finished, options.older_than) {
         leftovers.retain(|leftover| leftover.age(now) >= age);
     }

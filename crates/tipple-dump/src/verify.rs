@@ -55,9 +55,9 @@ impl Default for VerifyOptions {
 }
 
 impl VerifyOptions {
-    /// The memory that verifying will hold at most.
-    pub fn memory_bytes(&self) -> u64 {
-        self.threads as u64 * tipple_chunk::decoder_bytes()
+    /// The memory that verifying a dump in `store` will hold at most.
+    pub fn memory_bytes(&self, store: &dyn Store) -> u64 {
+        self.threads as u64 * (tipple_chunk::decoder_bytes() + store.read_memory_bytes())
     }
 }
 
@@ -111,7 +111,7 @@ pub fn verify(
         Err(error) => return Err(error),
     };
     let content = known_content(&dump, contents)?;
-    let memory_bytes = options.memory_bytes();
+    let memory_bytes = options.memory_bytes(store);
     let memory = memory_budget(job, memory_bytes, None)?;
     let _held = memory.try_acquire(memory_bytes)?;
     let progress = job.progress();

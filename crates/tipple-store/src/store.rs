@@ -9,8 +9,9 @@ use std::time::{Duration, SystemTime};
 
 use crate::local::LocalStore;
 use crate::memory::MemoryStore;
+use crate::name::NAME_BYTES_MAX;
 use crate::url::Place;
-use crate::{ObjectName, StoreError, StoreUrl};
+use crate::{ObjectName, StoreError, StoreOptions, StoreUrl};
 
 /// What a store is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -22,21 +23,43 @@ pub enum Access {
     Write,
 }
 
-/// Opens the store at `url`. Waits for the disk only.
+/// Opens the store at `url`. Waits for the disk or the network.
 ///
 /// After `Ok` with [`Access::Write`] the store exists durably: a local folder and every folder
 /// above it that had to be made are synced. After `Err` some of those folders may exist, empty.
+/// A bucket is never made; what its server can do has been tried on a name of its own, which is
+/// removed again.
 ///
 /// # Errors
-/// [`NotFound`](crate::StoreErrorKind::NotFound): opened for reading and not there.
+/// [`NotFound`](crate::StoreErrorKind::NotFound): opened for reading and not there; no such bucket.
+/// [`Unsupported`](crate::StoreErrorKind::Unsupported): opened for writing, the server does not
+/// honour put-if-absent, and `options` do not say that there is a single writer.
+/// [`Invalid`](crate::StoreErrorKind::Invalid): an option or a variable makes no sense.
 /// [`Blocked`](crate::StoreErrorKind::Blocked): a file where the folder should be.
 /// [`Denied`](crate::StoreErrorKind::Denied), [`Full`](crate::StoreErrorKind::Full),
 /// [`NotDurable`](crate::StoreErrorKind::NotDurable), [`Io`](crate::StoreErrorKind::Io): as the
 /// system says.
-pub fn open_store(url: &StoreUrl, access: Access) -> Result<Arc<dyn Store>, StoreError> {
+pub fn open_store(
+    url: &StoreUrl,
+    access: Access,
+    options: &StoreOptions,
+) -> Result<Arc<dyn Store>, StoreError> {
     Ok(match url.place() {
         Place::Folder(path) => Arc::new(LocalStore::open(path, access)?),
         Place::Memory(name) => Arc::new(MemoryStore::open(name, access)?),
+        #[cfg(feature = "s3")]
+        Place::Bucket(place) => Arc::new(crate::remote::RemoteStore::open(place, access, options)?),
+        #[cfg(not(feature = "s3"))]
+        Place::Bucket(place) => {
+            options.validate()?;
+            return Err(StoreError::new(
+                crate::StoreErrorKind::Unsupported,
+                crate::Operation::Open,
+                &place.to_string(),
+                "this program was built without stores beyond local folders",
+            )
+            .with_next_step("build it with the feature s3 of tipple-store"));
+        }
     })
 }
 
@@ -110,17 +133,42 @@ pub struct Capabilities {
     pub durable: bool,
     /// Room for new objects of this user, where the store has such a limit.
     pub free_bytes: Option<u64>,
+    /// Whether it has a [lock](Store::lock). Without one, put-if-absent is all that keeps writers
+    /// apart.
+    pub lock: bool,
+    /// The longest name of an object here, in bytes: a prefix takes its share of what the server
+    /// allows.
+    pub name_bytes_max: usize,
+    /// What confirms that the stored bytes are those that were given. `None` for a disk.
+    pub confirmed_by: Option<ConfirmedBy>,
     /// One line for people: what this store is and how it publishes.
     pub description: String,
 }
 
+/// How a remote store makes sure that it holds what was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ConfirmedBy {
+    /// The server refused a wrong CRC64NVME when it was tried, so it checks each put.
+    Checksum,
+    /// The server refused a payload with another SHA-256 than the signed one when it was tried.
+    SignedPayload,
+    /// The server checks neither: every put is read back and compared.
+    ReadingBack,
+    /// Not tried, since the store was opened for reading.
+    NotProbed,
+}
+
 impl Capabilities {
-    /// Capabilities without a known limit of room.
+    /// Capabilities of a store with a lock and without a known limit of room.
     pub fn new(put_if_absent: PutIfAbsent, durable: bool, description: impl Into<String>) -> Self {
         Self {
             put_if_absent,
             durable,
             free_bytes: None,
+            lock: true,
+            name_bytes_max: NAME_BYTES_MAX,
+            confirmed_by: None,
             description: description.into(),
         }
     }
@@ -133,9 +181,12 @@ impl Capabilities {
 pub struct Leftover {
     /// Its name, of the store's own kind; not an object's name.
     pub name: String,
-    /// The room it takes.
+    /// The object that it was to become, where that is known.
+    pub object: Option<ObjectName>,
+    /// The room it takes; 0 where the store does not say.
     pub bytes: u64,
-    /// When it was last written to, by the store's clock.
+    /// When it was last written to, or begun where the store does not know better, by the store's
+    /// clock.
     pub modified: SystemTime,
 }
 
@@ -144,6 +195,7 @@ impl Leftover {
     pub fn new(name: impl Into<String>, bytes: u64, modified: SystemTime) -> Self {
         Self {
             name: name.into(),
+            object: None,
             bytes,
             modified,
         }

@@ -13,10 +13,10 @@
 //!
 //! ```no_run
 //! use std::sync::Arc;
-//! use tipple_store::{Access, open_store};
+//! use tipple_store::{Access, StoreOptions, open_store};
 //! use tipple_supervise::{Job, SuperviseOptions, supervise};
 //!
-//! let store = open_store(&"/backup/shop".parse()?, Access::Write)?;
+//! let store = open_store(&"/backup/shop".parse()?, Access::Write, &StoreOptions::default())?;
 //! let command = ["mydumper", "-o", "{dir}"].map(Into::into).to_vec();
 //! let options = SuperviseOptions::new("/var/tmp/shop", 1 << 30, command);
 //! let report = supervise(&Job::new(), &store, &options)?;

@@ -7,6 +7,7 @@ use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use tipple_chunk::Codec;
 use tipple_dump::PartRange;
+use tipple_store::StoreOptions;
 
 use crate::help;
 use crate::ready::Listing;
@@ -85,6 +86,8 @@ pub(crate) struct DumpArgs {
     #[command(flatten)]
     pub(crate) shape: ShapeFlags,
     #[command(flatten)]
+    pub(crate) upload: UploadFlags,
+    #[command(flatten)]
     pub(crate) spool: SpoolFlags,
     #[command(flatten)]
     pub(crate) lines: LinesSourceFlags,
@@ -102,7 +105,7 @@ pub(crate) struct DumpArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct LoadArgs {
-    /// The dump: its folder, also one in the cachemover layout
+    /// The dump: its folder, also one in the cachemover layout, or s3://BUCKET/PREFIX, gs://…, az://…
     #[arg(value_hint = ValueHint::DirPath)]
     pub(crate) store: OsString,
 
@@ -164,7 +167,7 @@ pub(crate) struct CopyArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
-    /// The dump: its folder, also one in the cachemover layout
+    /// The dump: its folder, also one in the cachemover layout, or s3://BUCKET/PREFIX, gs://…, az://…
     #[arg(value_hint = ValueHint::DirPath)]
     pub(crate) store: OsString,
 
@@ -190,7 +193,7 @@ pub(crate) struct VerifyArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
-    /// The dump: its folder, also one in the cachemover layout
+    /// The dump: its folder, also one in the cachemover layout, or s3://BUCKET/PREFIX, gs://…, az://…
     #[arg(value_hint = ValueHint::DirPath)]
     pub(crate) store: OsString,
 
@@ -208,7 +211,7 @@ pub(crate) struct ListArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct CatArgs {
-    /// The dump: its folder, also one in the cachemover layout
+    /// The dump: its folder, also one in the cachemover layout, or s3://BUCKET/PREFIX, gs://…, az://…
     #[arg(value_hint = ValueHint::DirPath)]
     pub(crate) store: OsString,
 
@@ -228,7 +231,7 @@ pub(crate) struct CatArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct PruneArgs {
-    /// The dump: its folder
+    /// The dump: its folder, or s3://BUCKET/PREFIX, gs://…, az://…
     #[arg(value_hint = ValueHint::DirPath)]
     pub(crate) store: OsString,
 
@@ -253,6 +256,8 @@ pub(crate) struct PruneArgs {
     #[arg(long, env = "TIPPLE_DRY_RUN", hide_env_values = true, value_parser = BoolishValueParser::new())]
     pub(crate) dry_run: bool,
 
+    #[command(flatten)]
+    pub(crate) fence: FenceFlags,
     #[command(flatten)]
     pub(crate) output: OutputFlags,
 }
@@ -293,6 +298,8 @@ pub(crate) struct SuperviseArgs {
     pub(crate) pausing: PausingFlags,
     #[command(flatten)]
     pub(crate) uploading: UploadingFlags,
+    #[command(flatten)]
+    pub(crate) upload: UploadFlags,
     #[command(flatten)]
     pub(crate) mydumper: MydumperFlags,
     #[command(flatten)]
@@ -399,7 +406,7 @@ pub(crate) struct MydumperFlags {
 
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
-    /// A store (a folder) or a source (memcached://…, lines:FILE)
+    /// A store (a folder, s3://BUCKET/PREFIX) or a source (memcached://…, lines:FILE)
     pub(crate) what: OsString,
 
     #[command(flatten)]
@@ -506,6 +513,33 @@ pub(crate) struct SpoolFlags {
         default_value = "all"
     )]
     pub(crate) store_policy: Policy,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Buckets (s3://, gs://, az://)")]
+pub(crate) struct FenceFlags {
+    /// Nobody else writes to this prefix: needed where the server cannot refuse to overwrite, as `tipple doctor` says
+    #[arg(long, env = "TIPPLE_SINGLE_WRITER", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    pub(crate) single_writer: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Buckets (s3://, gs://, az://)")]
+pub(crate) struct UploadFlags {
+    #[command(flatten)]
+    pub(crate) fence: FenceFlags,
+
+    /// One part of an upload, 5MiB to 5GiB; what is not larger goes in one request
+    #[arg(long, value_name = "SIZE", env = "TIPPLE_UPLOAD_PART_SIZE", hide_env_values = true, default_value_t = ByteSize(16 << 20))]
+    pub(crate) upload_part_size: ByteSize,
+
+    /// Parts under way at once for all workers, 1 to 256; each has a buffer of the part's size
+    #[arg(long, value_name = "N", env = "TIPPLE_UPLOAD_PARTS_IN_FLIGHT", hide_env_values = true, default_value_t = 4, value_parser = parts_in_flight)]
+    pub(crate) upload_parts_in_flight: usize,
+
+    /// The most parts of one upload that the provider allows, 1 to 10000; parts of larger files grow
+    #[arg(long, value_name = "N", env = "TIPPLE_UPLOAD_PARTS_MAX", hide_env_values = true, default_value_t = 10_000, value_parser = parts_max)]
+    pub(crate) upload_parts_max: u32,
 }
 
 #[derive(Debug, Args)]
@@ -789,6 +823,16 @@ pub(crate) enum Level {
 
 fn threads(text: &str) -> Result<usize, UnitError> {
     units::number(text, "threads", 1, 1024).map(|n| n as usize)
+}
+
+fn parts_in_flight(text: &str) -> Result<usize, UnitError> {
+    let most = StoreOptions::PARTS_IN_FLIGHT_MAX as u64;
+    units::number(text, "parts in flight", 1, most).map(|n| n as usize)
+}
+
+fn parts_max(text: &str) -> Result<u32, UnitError> {
+    let most = u64::from(StoreOptions::PARTS_MAX);
+    units::number(text, "parts", 1, most).map(|n| n as u32)
 }
 
 fn attempts(text: &str) -> Result<u32, UnitError> {

@@ -217,9 +217,9 @@ pub(crate) fn store_url(text: &OsStr) -> Result<StoreUrl, CliError> {
         // A path that is not UTF-8 is a path.
         None => StoreUrl::folder(text),
     };
-    if url.as_folder().is_none() {
+    if !url.outlives_process() {
         return Err(CliError::usage(format!(
-            "{url} would be gone with this process: give a folder"
+            "{url} would be gone with this process: give a folder, or s3://BUCKET/PREFIX"
         )));
     }
     Ok(url)

@@ -21,6 +21,24 @@ Sources and sinks:
 
 Stores:
   FOLDER, or file:FOLDER
+  s3://BUCKET/PREFIX                   a bucket of S3, or of any server that speaks its protocol
+  gs://BUCKET/PREFIX                   a bucket of Google Cloud Storage
+  az://CONTAINER/PREFIX                a container of Azure Blob Storage
+
+Variables of s3:// stores, as other tools have them:
+  AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN
+                                       credentials; without them AWS_PROFILE and ~/.aws, single sign-on, a process,
+                                       web identity, a container's or a machine's role
+  AWS_REGION, AWS_DEFAULT_REGION       the bucket's region [default: that of the profile, or us-east-1]
+  AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL
+                                       a server other than AWS, https://HOST or http://HOST:PORT
+  AWS_VIRTUAL_HOSTED_STYLE_REQUEST     true: the bucket is part of the host's name [default: at AWS only]
+  AWS_SKIP_SIGNATURE                   true: read a public bucket without credentials
+  AWS_ALLOW_HTTP                       false: refuse an endpoint that is not encrypted
+  AWS_CA_BUNDLE                        a PEM file of certificates to trust instead of the system's
+  HTTPS_PROXY, HTTP_PROXY, NO_PROXY    proxies
+Of gs:// stores: GOOGLE_APPLICATION_CREDENTIALS, GOOGLE_SERVICE_ACCOUNT and their kind.
+Of az:// stores: AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY and their kind.
 
 Units:
   SIZE      65536, 64KiB, 8MiB, 1GiB (powers of 1024), 64KB, 8MB, 1GB (powers of 1000)
@@ -69,6 +87,7 @@ Examples:
   zcat old.gz | tipple dump - /backup/old
   tipple dump memcached://cache1 /backup/cm --layout cachemover
   tipple dump memcached://cache1 /backup/cache --dry-run
+  tipple dump memcached://cache1 s3://backups/cache/2026-11-21
 Then:
   tipple verify /backup/cache
   cd /backup/cache && sha256sum -c SHA256SUMS";
@@ -139,6 +158,7 @@ pub(crate) const PRUNE_EXAMPLES: &str = "\
 Examples:
   tipple prune /backup/cache
   tipple prune /backup/cache --yes
+  tipple prune s3://backups/cache/2026-11-21
   tipple prune /backup/broken --force --older-than 1d --yes";
 
 pub(crate) const SUPERVISE: &str = "\
@@ -168,6 +188,7 @@ a server's version, how its keys can be listed, and its limits. A folder that do
 pub(crate) const DOCTOR_EXAMPLES: &str = "\
 Examples:
   tipple doctor /backup
+  tipple doctor s3://backups
   tipple doctor memcached://cache1:11211";
 
 pub(crate) const TOUR: &str = "\

@@ -16,10 +16,12 @@ use tipple_memcached::{
     MemcachedSink, MemcachedSource, RetryOptions, SinkOptions, SourceOptions, StoreMode,
     TlsOptions,
 };
+use tipple_store::{StoreOptions, StoreUrl};
 
 use crate::cli::{
-    BufferFlags, ConnectionFlags, FilterFlags, JobFlags, LinesSinkFlags, LinesSourceFlags,
-    ListingFlags, Mode, PartFlags, Policy, ShapeFlags, SpoolFlags, StoringFlags, ThreadFlags,
+    BufferFlags, ConnectionFlags, FenceFlags, FilterFlags, JobFlags, LinesSinkFlags,
+    LinesSourceFlags, ListingFlags, Mode, PartFlags, Policy, ShapeFlags, SpoolFlags, StoringFlags,
+    ThreadFlags, UploadFlags,
 };
 use crate::endpoint::{SinkUrl, SourceUrl};
 use crate::error::{CliError, Kind};
@@ -29,6 +31,40 @@ use crate::units::{UnitError, rates};
 pub(crate) const KEY_FILE_BYTES: u64 = 4 << 20;
 
 const PASSWORD_VARIABLE: &str = "TIPPLE_MEMCACHED_PASSWORD";
+
+/// What stores are told: the variables of the clouds. For a look at a bucket this is all.
+pub(crate) fn store_options() -> StoreOptions {
+    let variables = env::vars_os().filter_map(|(name, value)| {
+        // What is not UTF-8 says nothing to a store.
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    });
+    StoreOptions::default().with_variables(variables)
+}
+
+/// The same, with what is known of writers.
+pub(crate) fn fenced(flags: &FenceFlags) -> StoreOptions {
+    StoreOptions {
+        single_writer: flags.single_writer,
+        ..store_options()
+    }
+}
+
+/// The same, for uploads.
+pub(crate) fn upload_options(flags: &UploadFlags) -> Result<StoreOptions, CliError> {
+    let sizes = StoreOptions::PART_BYTES_MIN..=StoreOptions::PART_BYTES_MAX;
+    if !sizes.contains(&flags.upload_part_size.0) {
+        return Err(CliError::usage(format!(
+            "--upload-part-size {}: give 5MiB to 5GiB",
+            flags.upload_part_size
+        )));
+    }
+    Ok(StoreOptions {
+        part_bytes: flags.upload_part_size.0,
+        parts_in_flight: flags.upload_parts_in_flight,
+        parts_max: flags.upload_parts_max,
+        ..fenced(&flags.fence)
+    })
+}
 
 /// The contents that this program knows.
 pub(crate) const CONTENTS: &[&dyn Content] = &[&ItemsContent, &Lines];
@@ -71,6 +107,12 @@ const FILTER_FLAGS: &[&str] = &[
     "ring",
     "own",
     "ring_buckets",
+];
+const BUCKET_FLAGS: &[&str] = &[
+    "single_writer",
+    "upload_part_size",
+    "upload_parts_in_flight",
+    "upload_parts_max",
 ];
 const STORING_FLAGS: &[&str] = &["mode"];
 const CONNECTION_FLAGS: &[&str] = &[
@@ -129,6 +171,17 @@ impl Typed<'_> {
             self.refuse(&["overwrite"], &why)?;
         }
         Ok(())
+    }
+
+    /// Refuses flags of buckets where there is none.
+    pub(crate) fn fit_stores(&self, stores: &[StoreUrl]) -> Result<(), CliError> {
+        match stores {
+            [first, ..] if !stores.iter().any(StoreUrl::is_remote) => {
+                let why = format!("is for s3://, gs:// and az:// stores, and {first} is none");
+                self.refuse(BUCKET_FLAGS, &why)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Refuses flags of memcached where there is none on either side.

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use tipple_dump::{
     Depth, DumpError, ErrorKind, Job, LoadOptions, VerifyOptions, dump, load, verify,
 };
-use tipple_store::{Access, Store, StoreUrl, open_store};
+use tipple_store::{Access, Store, StoreOptions, StoreUrl, open_store};
 
 use crate::round_trip::small;
 use crate::source::{Keep, Numbers, NumbersContent};
 
 fn open(dir: &Path) -> std::sync::Arc<dyn Store> {
     let url: StoreUrl = dir.to_str().unwrap().parse().unwrap();
-    open_store(&url, Access::Read).unwrap()
+    open_store(&url, Access::Read, &StoreOptions::default()).unwrap()
 }
 
 fn problems(dir: &Path, depth: Depth) -> Result<u64, DumpError> {
@@ -105,7 +105,7 @@ fn a_damaged_part_is_no_part_of_what_was_verified() {
     let whole = tempfile::tempdir().unwrap();
     let dir = whole.path().join("dump");
     let url: StoreUrl = dir.to_str().unwrap().parse().unwrap();
-    let store = open_store(&url, Access::Write).unwrap();
+    let store = open_store(&url, Access::Write, &StoreOptions::default()).unwrap();
     let source = Numbers {
         bytes: |_| 1000,
         ..Numbers::new(6000, 3000)
@@ -143,7 +143,7 @@ fn every_damage_to_every_kind_of_file_is_found_and_nothing_wrong_is_loaded() {
     let whole = tempfile::tempdir().unwrap();
     let source = Numbers::new(3000, 1000);
     let url: StoreUrl = whole.path().join("dump").to_str().unwrap().parse().unwrap();
-    let store = open_store(&url, Access::Write).unwrap();
+    let store = open_store(&url, Access::Write, &StoreOptions::default()).unwrap();
     dump(&Job::default(), &source, &[store.as_ref()], &small(2)).unwrap();
     let dir = whole.path().join("dump");
     assert_eq!(problems(&dir, Depth::Full).unwrap(), 0);
@@ -242,7 +242,7 @@ impl Unfinished {
 
     fn go_on(&self) -> Result<tipple_dump::Report, DumpError> {
         let url: StoreUrl = self.dir.to_str().unwrap().parse().unwrap();
-        let store = open_store(&url, Access::Write).unwrap();
+        let store = open_store(&url, Access::Write, &StoreOptions::default()).unwrap();
         dump(&Job::default(), &self.source, &[store.as_ref()], &small(2))
     }
 
@@ -361,7 +361,7 @@ fn a_finished_dump_without_its_head_is_damaged() {
     let whole = tempfile::tempdir().unwrap();
     let dir = whole.path().join("dump");
     let url: StoreUrl = dir.to_str().unwrap().parse().unwrap();
-    let store = open_store(&url, Access::Write).unwrap();
+    let store = open_store(&url, Access::Write, &StoreOptions::default()).unwrap();
     dump(
         &Job::default(),
         &Numbers::new(3000, 1000),
@@ -386,7 +386,7 @@ fn a_missing_chunk_is_damage_and_no_failure_of_the_store() {
     let whole = tempfile::tempdir().unwrap();
     let dir = whole.path().join("dump");
     let url: StoreUrl = dir.to_str().unwrap().parse().unwrap();
-    let store = open_store(&url, Access::Write).unwrap();
+    let store = open_store(&url, Access::Write, &StoreOptions::default()).unwrap();
     let source = Numbers::new(3000, 1000);
     dump(&Job::default(), &source, &[store.as_ref()], &small(2)).unwrap();
     fs::remove_file(kinds(&dir).remove(0)).unwrap();
@@ -407,7 +407,7 @@ fn files_that_changed_places_are_found() {
     let source = Numbers::new(3000, 1000);
     let dir = whole.path().join("dump");
     let url: StoreUrl = dir.to_str().unwrap().parse().unwrap();
-    let store = open_store(&url, Access::Write).unwrap();
+    let store = open_store(&url, Access::Write, &StoreOptions::default()).unwrap();
     dump(&Job::default(), &source, &[store.as_ref()], &small(2)).unwrap();
     for sub in ["chunks", "parts"] {
         let mut paths: Vec<_> = fs::read_dir(dir.join(sub))
@@ -452,7 +452,7 @@ fn stock_tools_read_every_dump() {
     let whole = tempfile::tempdir().unwrap();
     let dir = whole.path().join("dump");
     let url: StoreUrl = dir.to_str().unwrap().parse().unwrap();
-    let store = open_store(&url, Access::Write).unwrap();
+    let store = open_store(&url, Access::Write, &StoreOptions::default()).unwrap();
     let source = Numbers {
         bytes: |n| if n == 5 { 3_000_000 } else { 200 },
         ..Numbers::new(3000, 1000)

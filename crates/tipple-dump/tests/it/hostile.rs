@@ -10,7 +10,7 @@ use tipple_dump::{
     CatOptions, DumpError, ErrorKind, Job, LoadOptions, PruneOptions, VerifyOptions, cat, dump,
     list, load, prune, verify,
 };
-use tipple_store::{Access, Store, StoreUrl, open_store};
+use tipple_store::{Access, Store, StoreOptions, StoreUrl, open_store};
 
 use crate::round_trip::small;
 use crate::source::{Keep, Numbers, NumbersContent};
@@ -50,7 +50,7 @@ impl Hostile {
 
     fn store(&self) -> std::sync::Arc<dyn Store> {
         let url: StoreUrl = self.dir.to_str().unwrap().parse().unwrap();
-        open_store(&url, Access::Write).unwrap()
+        open_store(&url, Access::Write, &StoreOptions::default()).unwrap()
     }
 
     fn first(&self, sub: &str) -> PathBuf {

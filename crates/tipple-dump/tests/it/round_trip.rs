@@ -8,7 +8,7 @@ use tipple_dump::{
     CatOptions, CopyOptions, Depth, DumpOptions, Job, LoadOptions, PartRange, VerifyOptions, cat,
     copy, dry_run, dump, list, load, verify,
 };
-use tipple_store::{Access, Store, StoreUrl, open_store};
+use tipple_store::{Access, Store, StoreOptions, StoreUrl, open_store};
 
 use crate::source::{Keep, Numbers, NumbersContent};
 
@@ -16,6 +16,7 @@ pub fn memory_store(name: &str) -> std::sync::Arc<dyn Store> {
     open_store(
         &format!("memory:{name}").parse::<StoreUrl>().unwrap(),
         Access::Write,
+        &StoreOptions::default(),
     )
     .unwrap()
 }

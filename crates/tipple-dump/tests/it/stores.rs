@@ -198,6 +198,7 @@ fn every_store_gets_the_same_dump() {
     let local = tipple_store::open_store(
         &tipple_store::StoreUrl::folder(folder.path()),
         tipple_store::Access::Write,
+        &tipple_store::StoreOptions::default(),
     )
     .unwrap();
     let (a, b) = (Remote::new("same-a"), Remote::new("same-b"));

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 
-use tipple_store::{Access, Retryable, StoreErrorKind, StoreUrl, open_store};
+use tipple_store::{Access, Retryable, StoreErrorKind, StoreOptions, StoreUrl, open_store};
 
 use crate::{name, names, open, text, try_open};
 
@@ -26,7 +26,7 @@ fn reading_needs_the_folder_and_creates_nothing() {
 #[test]
 fn memory_that_was_never_written_is_not_found() {
     let url: StoreUrl = "memory:never-written".parse().unwrap();
-    let opened = open_store(&url, Access::Read).map(drop);
+    let opened = open_store(&url, Access::Read, &StoreOptions::default()).map(drop);
     assert_eq!(
         opened.as_ref().unwrap_err().kind(),
         StoreErrorKind::NotFound
@@ -120,7 +120,7 @@ fn an_object_and_a_folder_of_one_name_exclude_each_other() {
     let memory: StoreUrl = "memory:exclusion".parse().unwrap();
     for store in [
         open(folder.path()),
-        open_store(&memory, Access::Write).unwrap(),
+        open_store(&memory, Access::Write, &StoreOptions::default()).unwrap(),
     ] {
         store.put_if_absent(&name("a/b/c"), b"bytes").unwrap();
         store.put_if_absent(&name("a/b-c"), b"bytes").unwrap();

@@ -3,6 +3,9 @@
 //! Fault model: the disk is full, read-only or another one; the folder is someone else's or not a
 //! folder; the process is killed at any moment. Calls that fail on their own are tested beside
 //! the code.
+//!
+//! A bucket: MiniStack and Ceph are the servers; between them and the store is a proxy that loses, delays, cuts and changes
+//! requests and answers, and answers in the server's place.
 
 mod child;
 mod denied;
@@ -10,16 +13,17 @@ mod disk;
 mod folder;
 mod killed;
 mod lock;
+mod remote;
 mod rules;
 
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use tipple_store::{Access, ObjectName, Store, StoreError, StoreUrl, open_store};
+use tipple_store::{Access, ObjectName, Store, StoreError, StoreOptions, StoreUrl, open_store};
 
 fn try_open(folder: &Path, access: Access) -> Result<Arc<dyn Store>, StoreError> {
-    open_store(&StoreUrl::folder(folder), access)
+    open_store(&StoreUrl::folder(folder), access, &StoreOptions::default())
 }
 
 fn open(folder: &Path) -> Arc<dyn Store> {

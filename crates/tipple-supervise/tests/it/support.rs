@@ -257,7 +257,12 @@ pub(crate) struct FaultyStore {
 impl FaultyStore {
     pub(crate) fn new(path: &Path) -> Self {
         Self {
-            inner: open_store(&StoreUrl::folder(path), Access::Write).unwrap(),
+            inner: open_store(
+                &StoreUrl::folder(path),
+                Access::Write,
+                &tipple_store::StoreOptions::default(),
+            )
+            .unwrap(),
             slow_ms: AtomicU64::new(0),
             dead: AtomicBool::new(false),
             fails: AtomicU32::new(0),

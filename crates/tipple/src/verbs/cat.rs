@@ -23,7 +23,7 @@ pub(super) fn run(
 ) -> Result<u8, CliError> {
     match DumpPlace::parse(&args.store)? {
         DumpPlace::Store(url) => {
-            let store = open_store(&url, Access::Read)?;
+            let store = open_store(&url, Access::Read, &ready::store_options())?;
             crate::verbs::supervise::refuse_files(store.as_ref())?;
             let options = CatOptions {
                 partial: args.parts.partial,

@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 use tipple_flow::Source;
 use tipple_lines::{LinesOptions, LinesSource};
 use tipple_memcached::{CachemoverSource, MemcachedUrl, Verdict};
-use tipple_store::{Access, PutIfAbsent, StoreErrorKind, StoreUrl, open_store};
+use tipple_store::{
+    Access, ConfirmedBy, PutIfAbsent, StoreErrorKind, StoreOptions, StoreUrl, open_store,
+};
 
 use crate::cli::DoctorArgs;
 use crate::endpoint::{SourceUrl, store_url};
@@ -66,9 +68,14 @@ fn servers(url: &MemcachedUrl, args: &DoctorArgs, output: &Output) -> Result<u8,
 /// What there is to say, and the exit code.
 fn store(url: &StoreUrl, answer: &mut Answer) -> Result<(Value, u8), CliError> {
     // It must exist: a question makes no folder.
-    let read_only = open_store(url, Access::Read)?;
+    let read_only = open_store(url, Access::Read, &ready::store_options())?;
     // Someone else's folder opens, and refuses what is written to it.
-    let tried = open_store(url, Access::Write).and_then(|store| store.capabilities());
+    // Whatever it answers is told, not refused.
+    let options = StoreOptions {
+        single_writer: true,
+        ..ready::store_options()
+    };
+    let tried = open_store(url, Access::Write, &options).and_then(|store| store.capabilities());
     let (can, writable) = match tried {
         Ok(can) => (can, true),
         Err(error) if error.kind() == StoreErrorKind::Denied => (read_only.capabilities()?, false),
@@ -76,8 +83,12 @@ fn store(url: &StoreUrl, answer: &mut Answer) -> Result<(Value, u8), CliError> {
     };
     let absent = match can.put_if_absent {
         PutIfAbsent::Honoured => "an object is never overwritten: tried, and refused",
-        PutIfAbsent::Ignored => "OVERWRITES objects: two writers would destroy each other's work",
-        PutIfAbsent::Refused => "cannot refuse to overwrite",
+        PutIfAbsent::Ignored => {
+            "OVERWRITES objects: two writers would destroy each other's work; --single-writer says that there is one"
+        }
+        PutIfAbsent::Refused => {
+            "cannot refuse to overwrite: --single-writer says that there is one writer"
+        }
         PutIfAbsent::NotProbed => "not tried",
     };
     answer
@@ -98,6 +109,31 @@ fn store(url: &StoreUrl, answer: &mut Answer) -> Result<(Value, u8), CliError> {
             can.free_bytes
                 .map_or_else(|| "no limit known".to_owned(), bytes),
         );
+    let confirmed = can.confirmed_by.map(|by| match by {
+        ConfirmedBy::Checksum => (
+            "checksum",
+            "the server checks a CRC64NVME of each put: tried with a wrong one",
+        ),
+        ConfirmedBy::SignedPayload => (
+            "signed_payload",
+            "the server checks the signed SHA-256 of each put: tried with a wrong one",
+        ),
+        ConfirmedBy::NotProbed => ("not_probed", "not tried"),
+        // Also of what a later version of the store says, which this program cannot judge.
+        _ => (
+            "reading_back",
+            "the server checks no checksum: each put is read back",
+        ),
+    });
+    if let Some((_, words)) = confirmed {
+        answer.row("checksums", words);
+    }
+    if !can.lock {
+        answer.row(
+            "lock",
+            "none: writers are kept apart by the conditions alone",
+        );
+    }
     let exit = match can.put_if_absent {
         PutIfAbsent::Honoured | PutIfAbsent::NotProbed => 0,
         PutIfAbsent::Ignored | PutIfAbsent::Refused => Kind::Store.exit(),
@@ -109,6 +145,8 @@ fn store(url: &StoreUrl, answer: &mut Answer) -> Result<(Value, u8), CliError> {
         "put_if_absent": format!("{:?}", can.put_if_absent).to_lowercase(),
         "durable": can.durable,
         "free_bytes": can.free_bytes,
+        "lock": can.lock,
+        "confirmed_by": confirmed.map(|(name, _)| name),
     });
     Ok((value, exit))
 }

@@ -7,7 +7,7 @@ use tipple_budget::Rates;
 use tipple_dump::{DumpOptions, SpoolPlace};
 use tipple_flow::Source;
 use tipple_memcached::{CachemoverOptions, CachemoverSink};
-use tipple_store::{Access, Store, StoreUrl, open_store};
+use tipple_store::{Access, Store, StoreOptions, StoreUrl, open_store};
 
 use crate::cli::{DumpArgs, Layout};
 use crate::endpoint::{SourceUrl, store_url};
@@ -35,6 +35,7 @@ pub(super) fn run(
     let stores: Vec<StoreUrl> = (args.stores.iter())
         .map(|store| store_url(store))
         .collect::<Result<_, _>>()?;
+    typed.fit_stores(&stores)?;
     let memcached = MemcachedFlags {
         connection: &args.connection,
         filter: &args.filter,
@@ -79,16 +80,17 @@ fn into_stores(
     output: &Arc<Output>,
 ) -> Result<u8, CliError> {
     let options = ready::dump_options(&args.job, &args.buffers, &args.shape, &args.spool)?;
+    let store_options = ready::upload_options(&args.upload)?;
     let rates = ready::job_rates(&args.job)?;
     if args.job.dry_run {
-        return dry_run(&options, rates, source, urls, output);
+        return dry_run(&options, &store_options, rates, source, urls, output);
     }
     // Before the stores: neither a mistyped source nor a budget that is too small must leave a new folder behind. And before
     // the budget is told: what planning holds may depend on what the source turns out to be.
     source.check()?;
     tipple_dump::check_memory(source, &options)?;
     let opened = (urls.iter())
-        .map(|url| open_store(url, Access::Write))
+        .map(|url| open_store(url, Access::Write, &store_options))
         .collect::<Result<Vec<_>, _>>()?;
     let stores: Vec<&dyn Store> = opened.iter().map(|store| store.as_ref()).collect();
     for store in &stores {
@@ -116,6 +118,7 @@ fn into_stores(
 
 fn dry_run(
     options: &DumpOptions,
+    store_options: &StoreOptions,
     rates: Rates,
     source: &dyn Source,
     urls: &[StoreUrl],
@@ -123,7 +126,7 @@ fn dry_run(
 ) -> Result<u8, CliError> {
     // Opened for reading, so that a dry run leaves nothing behind; a store that is not there yet holds nothing either.
     let opened: Vec<_> = (urls.iter())
-        .filter_map(|url| open_store(url, Access::Read).ok())
+        .filter_map(|url| open_store(url, Access::Read, store_options).ok())
         .collect();
     let stores: Vec<&dyn Store> = opened.iter().map(|store| store.as_ref()).collect();
     let needs = tipple_dump::dry_run(source, &stores, options)?;

@@ -19,7 +19,7 @@ use crate::verbs::{dry_run, supervise};
 pub(super) fn run(args: &ListArgs, output: &Arc<Output>) -> Result<u8, CliError> {
     match DumpPlace::parse(&args.store)? {
         DumpPlace::Store(url) => {
-            let store = open_store(&url, Access::Read)?;
+            let store = open_store(&url, Access::Read, &ready::store_options())?;
             if supervise::is_files(store.as_ref())? {
                 supervise::list(args, store.as_ref(), output)?;
                 return Ok(0);

@@ -33,7 +33,7 @@ pub(super) fn run(
     let sink = || ready::sink(&to, &args.lines, &args.storing, &memcached, true);
     match &place {
         DumpPlace::Store(url) => {
-            let store = open_store(url, Access::Read)?;
+            let store = open_store(url, Access::Read, &ready::store_options())?;
             if let SinkUrl::Files(target) = &to {
                 return supervise::load(args, typed, store.as_ref(), target, output);
             }
@@ -59,7 +59,7 @@ fn from_store(
 ) -> Result<u8, CliError> {
     let options = ready::load_options(&args.job, &args.parts, args.state.as_deref());
     let rates = ready::job_rates(&args.job)?;
-    let memory_bytes = options.memory_bytes(sink);
+    let memory_bytes = options.memory_bytes(store, sink);
     if args.job.dry_run {
         let (parts, records, raw_bytes) = extent(store, &options)?;
         let expected = Expected {

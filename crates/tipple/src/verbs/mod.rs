@@ -51,7 +51,7 @@ pub(crate) fn run(verb: &Verb, matches: &ArgMatches, output: &Arc<Output>) -> u8
         Verb::Verify(args) => verify::run(args, output),
         Verb::List(args) => list::run(args, output),
         Verb::Cat(args) => cat::run(args, &typed, output),
-        Verb::Prune(args) => prune::run(args, output),
+        Verb::Prune(args) => prune::run(args, &typed, output),
         Verb::Supervise(args) => supervise::run(args, &typed, output),
         Verb::Doctor(args) => doctor::run(args, &typed, output),
         Verb::Tour(args) => tour::run(args),

@@ -9,13 +9,19 @@ use crate::cli::PruneArgs;
 use crate::endpoint::store_url;
 use crate::error::CliError;
 use crate::output::{Output, print};
+use crate::ready::{self, Typed};
 use crate::units::{bytes, counted};
 use crate::verbs::supervise;
 
-pub(super) fn run(args: &PruneArgs, output: &Arc<Output>) -> Result<u8, CliError> {
+pub(super) fn run(
+    args: &PruneArgs,
+    typed: &Typed<'_>,
+    output: &Arc<Output>,
+) -> Result<u8, CliError> {
     let url = store_url(&args.store)?;
+    typed.fit_stores(std::slice::from_ref(&url))?;
     // A look needs no right to write, and makes no folder; nor must a deletion make one.
-    let store = open_store(&url, Access::Read)?;
+    let store = open_store(&url, Access::Read, &ready::store_options())?;
     if supervise::is_files(store.as_ref())? {
         let pruned = supervise::prune(args, &url, store.as_ref())?;
         return tell(&pruned, output);
@@ -24,7 +30,7 @@ pub(super) fn run(args: &PruneArgs, output: &Arc<Output>) -> Result<u8, CliError
     tipple_dump::OpenDump::open(store.as_ref(), true)?;
     let delete = args.yes && !args.dry_run;
     let store = match delete {
-        true => open_store(&url, Access::Write)?,
+        true => open_store(&url, Access::Write, &ready::fenced(&args.fence))?,
         false => store,
     };
     let options = PruneOptions {

@@ -39,7 +39,8 @@ pub(super) fn run(
     let options = options(args, output)?;
     options.validate()?;
     refuse_overlap(&url, &args.dir)?;
-    let store = open_store(&url, Access::Write)?;
+    typed.fit_stores(std::slice::from_ref(&url))?;
+    let store = open_store(&url, Access::Write, &ready::upload_options(&args.upload)?)?;
     let program = Path::new(&options.command[0]).display().to_string();
     output.at_start([
         format!(
@@ -311,7 +312,8 @@ pub(super) fn prune(
     }
     let pruned = match args.yes {
         true => {
-            tipple_supervise::prune(open_store(url, Access::Write)?.as_ref(), true, args.force)?
+            let store = open_store(url, Access::Write, &ready::fenced(&args.fence))?;
+            tipple_supervise::prune(store.as_ref(), true, args.force)?
         }
         false => tipple_supervise::prune(store, false, args.force)?,
     };

@@ -20,7 +20,7 @@ pub(super) fn run(args: &VerifyArgs, output: &Arc<Output>) -> Result<u8, CliErro
     let place = DumpPlace::parse(&args.store)?;
     let verified = match &place {
         DumpPlace::Store(url) => {
-            let store = open_store(url, Access::Read)?;
+            let store = open_store(url, Access::Read, &ready::store_options())?;
             if supervise::is_files(store.as_ref())? {
                 return supervise::verify(args, store.as_ref(), &place.to_string(), output);
             }

@@ -87,23 +87,29 @@ fn a_dump_goes_into_a_bucket_and_comes_back() {
 #[test]
 fn faults_on_the_way_change_nothing() {
     let cloud = Cloud::new();
-    for (operation, times, fault) in [
-        (Operation::PutObject, 3..=5, Fault::LoseAnswer),
+    let rules = [
+        ("/HEAD.json", Operation::PutObject, Fault::LoseAnswer),
+        ("/chunks/", Operation::PutObject, Fault::LoseAnswer),
         (
+            "/parts/",
             Operation::PutObject,
-            6..=7,
             Fault::Refuse(Refusal::SLOW_DOWN),
         ),
-        (Operation::ListObjects, 1..=1, Fault::Reset),
-        (Operation::GetObject, 1..=2, Fault::ResetAnswer(10)),
-    ] {
-        cloud.proxy.add(Rule::on(operation, times, fault));
-    }
+        ("/DONE", Operation::PutObject, Fault::Reset),
+        ("", Operation::ListObjects, Fault::Reset),
+    ]
+    .map(|(path, operation, fault)| {
+        let rule = Rule::on(operation, 1..=1, fault).with_path(path);
+        cloud.proxy.add(rule)
+    });
     let ran = cloud.run(&["dump", "lines:in.txt", &cloud.url()]);
     assert_eq!(ran.exit, Some(0), "{}", ran.stderr);
-    assert_eq!(cloud.proxy.hits(0), 3);
+    assert_eq!(rules.map(|rule| cloud.proxy.hits(rule)), [1; 5]);
+    let cut = Rule::on(Operation::GetObject, 1..=3, Fault::ResetAnswer(10));
+    let cut = cloud.proxy.add(cut);
     let ran = cloud.run(&["verify", &cloud.url()]);
     assert_eq!(ran.exit, Some(0), "{}", ran.stderr);
+    assert_eq!(cloud.proxy.hits(cut), 3);
 }
 
 #[test]
@@ -118,7 +124,7 @@ fn orphaned_uploads_are_shown_and_removed() {
     let foreign = cloud.bucket.create_upload("dumps/1/other/x");
     let shown = cloud.run(&["prune", &cloud.url()]);
     let shown = shown.stdout.replace(&orphan.id, "ID");
-    assert_snapshot!(shown, @"");
+    assert_snapshot!(shown, @"chunks/x?uploadId=ID  2 KiB  an upload that was begun and not finished");
     assert_eq!(cloud.bucket.uploads("").len(), 2);
     assert_eq!(cloud.run(&["prune", &cloud.url(), "--yes"]).exit, Some(0));
     assert_eq!(cloud.bucket.uploads(""), [foreign]);
@@ -133,7 +139,17 @@ fn doctor_says_what_was_tried() {
     let answer = answer
         .replace(&cloud.proxy.account().endpoint, "SERVER")
         .replace(cloud.bucket.bucket(), "BUCKET");
-    assert_snapshot!(answer, @"");
+    assert_snapshot!(answer, @"
+store       s3://BUCKET/dumps/1
+is          a bucket (region us-east-1 at SERVER); each put has a CRC64NVME that the server checks
+writable    yes
+conditions  an object is never overwritten: tried, and refused
+durable     yes
+free        no limit known
+checksums   the server checks a CRC64NVME of each put: tried with a wrong one
+lock        none: writers are kept apart by the conditions alone
+[exit 0]
+");
     assert_eq!(cloud.bucket.keys(""), [""; 0]);
     // The object of the trial is stored, and the condition is not known.
     let refused = Rule::on(
@@ -207,5 +223,21 @@ fn what_is_wrong_is_one_line() {
         cloud.run(&["dump", "lines:in.txt", "d", "--single-writer"]),
     );
     tell("secret", cloud.run(&["list", "s3://id:hunter2@bucket/x"]));
-    assert_snapshot!(text, @"");
+    assert_snapshot!(text, @"
+denied: error: cannot open s3://BUCKET/dumps/1: access denied (AccessDenied: Access Denied); check the credentials and what they allow (region us-east-1 at SERVER) [exit 11]
+expired: error: cannot open s3://BUCKET/dumps/1: the credentials have expired (ExpiredToken: The provided token has expired), 2 times; set new credentials, then run the same command again [exit 11]
+skewed: error: cannot open s3://BUCKET/dumps/1: this machine's clock and the server's differ too much (RequestTimeTooSkewed: The difference between the request time and the current time is too large), 2 times; set the clock, then run the same command again [exit 11]
+region: error: cannot open s3://BUCKET/dumps/1: the bucket is in the region eu-central-1; set AWS_REGION=eu-central-1 [exit 11]
+bucket: error: cannot open s3://BUCKET/dumps/1: there is no such bucket; make it, or check its name and where it is looked for: region us-east-1 at SERVER [exit 11]
+conditions: error: cannot open s3://BUCKET/dumps/1: the server refuses conditional puts, so two writers could overwrite each other's objects; if nobody else writes there, give --single-writer [exit 2]
+no dump: error: s3://BUCKET/dumps/1 is no dump: it has no HEAD.json [exit 2]
+no bucket: error: cannot open s3://no-such-bucket/x: there is no such bucket; make it, or check its name and where it is looked for: region us-east-1 at SERVER [exit 11]
+no credentials: error: cannot open s3://BUCKET/dumps/1: no credentials were found (no variables, no profile, no single sign-on, no process, no container, no instance); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE [exit 11]
+half: error: cannot open s3://BUCKET/dumps/1: AWS_ACCESS_KEY_ID is set and AWS_SECRET_ACCESS_KEY is not; set both, or neither [exit 2]
+endpoint: error: cannot open s3://BUCKET/dumps/1: AWS_ENDPOINT_URL is no http:// or https:// URL; give it like https://s3.example.com [exit 2]
+nobody: error: cannot open s3://BUCKET/dumps/1: no connection: Connection refused, 5 times; check the network and the endpoint (region us-east-1 at http://127.0.0.1:1) [exit 11]
+part size: error: --upload-part-size 1MiB: give 5MiB to 5GiB [exit 2]
+folder: error: --single-writer is for s3://, gs:// and az:// stores, and d is none: leave it out [exit 2]
+secret: error: cannot use s3://… as a store: credentials do not belong into a URL: they come from variables or profiles; give s3://BUCKET or s3://BUCKET/PREFIX [exit 2]
+");
 }

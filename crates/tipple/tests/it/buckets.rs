@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use insta::assert_snapshot;
-use tipple_testkit::{Fault, FaultProxy, MiniStack, Operation, RawS3, Refusal, Rule};
+use tipple_testkit::{Fault, FaultProxy, MiniStack, Operation, RawS3, Refusal, Rule, wait_for};
 
 use crate::support::{Place, Ran};
 
@@ -240,4 +240,73 @@ part size: error: --upload-part-size 1MiB: give 5MiB to 5GiB [exit 2]
 folder: error: --single-writer is for s3://, gs:// and az:// stores, and d is none: leave it out [exit 2]
 secret: error: cannot use s3://… as a store: credentials do not belong into a URL: they come from variables or profiles; give s3://BUCKET or s3://BUCKET/PREFIX [exit 2]
 ");
+}
+
+#[test]
+fn killed_in_the_middle_of_a_request_the_same_command_goes_on() {
+    let cloud = Cloud::new();
+    let lines: String = (0..1_000_000).map(|n| format!("line {n}\n")).collect();
+    cloud.place.write("in.txt", &lines);
+    for (number, (operation, path, fault)) in [
+        (Operation::PutObject, "/HEAD.json", Fault::HoldAnswer),
+        (Operation::PutObject, "/PLANNED", Fault::StallRequest(1)),
+        (Operation::CreateMultipartUpload, "", Fault::HoldAnswer),
+        (Operation::UploadPart, "", Fault::StallRequest(1 << 20)),
+        (Operation::UploadPart, "partNumber=2", Fault::HoldAnswer),
+        (
+            Operation::CompleteMultipartUpload,
+            "",
+            Fault::StallRequest(1),
+        ),
+        (Operation::CompleteMultipartUpload, "", Fault::HoldAnswer),
+        (Operation::PutObject, "/parts/", Fault::StallRequest(1)),
+        (Operation::PutObject, "/parts/", Fault::HoldAnswer),
+        (Operation::PutObject, "/DONE", Fault::StallRequest(1)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let url = cloud.bucket.url(&format!("killed/{number}"));
+        let shape = [
+            "--upload-part-size",
+            "5MiB",
+            "--compress",
+            "none",
+            "--chunk-size",
+            "8MiB",
+        ];
+        let dump = [
+            &["dump", "lines:in.txt", &url, "--threads", "1"][..],
+            &shape,
+        ]
+        .concat();
+        let rule = Rule::on(operation, 1..=1, fault.clone()).with_path(path);
+        let proxy = FaultProxy::start(MiniStack::shared().account(), [rule]);
+        let mut command = cloud.place.command(&dump);
+        command.envs(proxy.account().env());
+        let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+        wait_for("the request that stands still", || proxy.stalled() > 0);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        drop(proxy);
+
+        let ran = cloud.run(&dump);
+        assert_eq!(
+            ran.exit,
+            Some(0),
+            "{operation:?} {path} {fault:?}: {}",
+            ran.stderr
+        );
+        assert_eq!(
+            cloud.bucket.uploads(""),
+            [],
+            "{operation:?} {path} {fault:?}"
+        );
+        let ran = cloud.run(&["verify", &url]);
+        assert_eq!(ran.exit, Some(0), "{}", ran.stderr);
+        assert!(cloud.run(&["cat", &url, "--raw"]).stdout == lines);
+        for key in cloud.bucket.keys(&format!("killed/{number}/")) {
+            cloud.bucket.delete(&key);
+        }
+    }
 }

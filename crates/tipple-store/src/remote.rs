@@ -49,6 +49,8 @@ mod probe;
 mod put;
 mod read;
 mod retry;
+mod web;
+mod wire;
 mod xml;
 
 use std::fs::{self, File, OpenOptions};

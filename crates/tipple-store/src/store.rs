@@ -243,7 +243,8 @@ pub trait Store: Send + Sync {
     /// The store as its user wrote it, for messages, without secrets.
     fn url(&self) -> &str;
 
-    /// Writes a small object, once (I5).
+    /// Writes a small object, once (I5). In a bucket, what is larger than an upload part is put
+    /// in parts, and some servers ignore the condition then: such a name must say its content.
     ///
     /// After `Ok` the object exists with exactly `bytes`, durably. After `Err` that may have been
     /// applied ([`MayHaveBeenApplied`]) it may be visible, whole; after any other `Err` this call
@@ -263,7 +264,7 @@ pub trait Store: Send + Sync {
     fn put_if_absent(&self, name: &ObjectName, bytes: &[u8]) -> Result<Put, StoreError>;
 
     /// Publishes a finished local file under `name` and consumes it. For objects whose name says
-    /// their content (chunks) or that are planned once.
+    /// their content (chunks) or that are planned once: a bucket compares lengths only.
     ///
     /// Nobody may write to the file any more: the store may keep the file itself, not a copy. Its
     /// permissions are kept then.

@@ -195,11 +195,10 @@ fn bucket(cloud: Cloud, rest: &str) -> Result<StoreUrl, StoreError> {
     let Some(rest) = rest.strip_prefix("//") else {
         return refused("two slashes belong behind the colon");
     };
-    if rest.contains('@')
-        && !rest
-            .split('/')
-            .next()
-            .is_some_and(|first| !first.contains('@'))
+    if rest
+        .split('/')
+        .next()
+        .is_some_and(|host| host.contains('@'))
     {
         return refused(
             "credentials do not belong into a URL: they come from variables or profiles",

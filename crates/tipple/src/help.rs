@@ -27,15 +27,16 @@ Stores:
 
 Variables of s3:// stores, as other tools have them:
   AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN
-                                       credentials; without them AWS_PROFILE and ~/.aws, single sign-on, a process,
-                                       web identity, a container's or a machine's role
-  AWS_REGION, AWS_DEFAULT_REGION       the bucket's region [default: that of the profile, or us-east-1]
+                                       credentials; without them a profile (AWS_PROFILE), single
+                                       sign-on, a process, web identity, the role of a container
+                                       or a machine
+  AWS_REGION, AWS_DEFAULT_REGION       the region [default: the profile's, or us-east-1]
   AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL
-                                       a server other than AWS, https://HOST or http://HOST:PORT
-  AWS_VIRTUAL_HOSTED_STYLE_REQUEST     true: the bucket is part of the host's name [default: at AWS only]
+                                       another server than AWS: https://HOST, http://HOST:PORT
+  AWS_VIRTUAL_HOSTED_STYLE_REQUEST     true: the bucket is part of the host [default: at AWS]
   AWS_SKIP_SIGNATURE                   true: read a public bucket without credentials
   AWS_ALLOW_HTTP                       false: refuse an endpoint that is not encrypted
-  AWS_CA_BUNDLE                        a PEM file of certificates to trust instead of the system's
+  AWS_CA_BUNDLE                        a PEM file of certificates to trust, not the system's
   HTTPS_PROXY, HTTP_PROXY, NO_PROXY    proxies
 Of gs:// stores: GOOGLE_APPLICATION_CREDENTIALS, GOOGLE_SERVICE_ACCOUNT and their kind.
 Of az:// stores: AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY and their kind.

@@ -135,7 +135,7 @@ pub(super) enum Again {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Failure {
     pub(super) cause: Cause,
-    pub(super) seen: Seen,
+    pub(super) seen: Box<Seen>,
     /// How often it was tried, if more than once.
     pub(super) attempts: u32,
 }
@@ -144,7 +144,7 @@ impl Failure {
     pub(super) fn new(cause: Cause, seen: Seen) -> Self {
         Self {
             cause,
-            seen,
+            seen: Box::new(seen),
             attempts: 1,
         }
     }
@@ -317,6 +317,8 @@ fn cause_of(status: u16, code: &str) -> Cause {
         _ => {}
     }
     match status {
+        // An error that began well: a finished upload is answered before it is finished.
+        200..=299 => Cause::Busy,
         301 | 302 | 307 | 308 => Cause::Elsewhere,
         401 | 403 => Cause::Denied,
         404 | 410 => Cause::NotFound,

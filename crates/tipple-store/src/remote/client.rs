@@ -1,37 +1,24 @@
-//! The clients of the clouds, and what is between them and the wire.
+//! The clients of the clouds.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{HeaderName, HeaderValue, IF_NONE_MATCH};
-use http_body_util::{BodyExt, Limited};
+use http::header::HeaderName;
 use object_store::aws::{AmazonS3Builder, AwsAuthorizer, Checksum};
-use object_store::client::{
-    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody,
-    HttpResponse, HttpService,
-};
+use object_store::client::{HttpClient, HttpRequestBody, HttpService};
 use object_store::list::PaginatedListStore;
 use object_store::multipart::MultipartStore;
-use object_store::{ClientOptions, CredentialProvider, ObjectStore, RetryConfig};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
+use object_store::{CredentialProvider, ObjectStore, RetryConfig};
 
 use super::answer::{Failure, SEEN, Seen};
 use super::credentials::{self, Credentials};
+use super::web::web;
+use super::wire::Wire;
 use crate::url::{BucketPlace, Cloud};
 use crate::{Operation, StoreError, StoreErrorKind, StoreOptions};
 
-const AGENT: &str = concat!("tipple/", env!("CARGO_PKG_VERSION"));
-const CONNECT_TIME: Duration = Duration::from_secs(10);
-/// Servers close what is idle for longer, some without a word.
-const IDLE_TIME: Duration = Duration::from_secs(15);
-/// Answers other than objects are never longer: a page of 1,000 names of 1,024 bytes, escaped.
-const ANSWER_BYTES_MAX: usize = 8 << 20;
 /// The region where none is given, as every tool has it.
 const REGION: &str = "us-east-1";
 
@@ -445,166 +432,6 @@ fn encode_into(url: &mut String, text: &str, slashes_stay: bool) {
             _ => url.push_str(&format!("%{byte:02X}")),
         }
     }
-}
-
-/// The HTTP client: TLS by ring, the system's certificates or those of `AWS_CA_BUNDLE`, proxies as the variables say.
-pub(super) fn web(options: &StoreOptions, store: &str) -> Result<reqwest::Client, StoreError> {
-    let refused = |reason: String, next: &'static str| {
-        StoreError::new(StoreErrorKind::Invalid, Operation::Open, store, reason)
-            .with_next_step(next)
-    };
-    let roots = match options.variable("AWS_CA_BUNDLE") {
-        None => system_roots().clone(),
-        Some(file) => roots_of(file).map_err(|reason| {
-            refused(
-                format!("the certificates in {file}, which AWS_CA_BUNDLE names, cannot be used: {reason}"),
-                "name a PEM file of certificates",
-            )
-        })?,
-    };
-    let tls =
-        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| refused(error.to_string(), "report this"))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-    let mut builder = reqwest::Client::builder()
-        .user_agent(AGENT)
-        .http1_only()
-        .redirect(reqwest::redirect::Policy::none())
-        .referer(false)
-        .connect_timeout(CONNECT_TIME)
-        .pool_idle_timeout(IDLE_TIME)
-        .tcp_nodelay(true)
-        .tls_backend_preconfigured(tls)
-        .no_proxy();
-    let variable = |upper: &str, lower: &str| options.variable(upper).or(options.variable(lower));
-    let except = variable("NO_PROXY", "no_proxy").and_then(reqwest::NoProxy::from_string);
-    type Make = fn(String) -> reqwest::Result<reqwest::Proxy>;
-    let proxies: [(&str, &str, Make); 2] = [
-        ("HTTPS_PROXY", "https_proxy", |url| {
-            reqwest::Proxy::https(url)
-        }),
-        ("HTTP_PROXY", "http_proxy", |url| reqwest::Proxy::http(url)),
-    ];
-    for (upper, lower, make) in proxies {
-        if let Some(url) = variable(upper, lower) {
-            let proxy = make(url.to_owned()).map_err(|_| {
-                refused(
-                    format!("{upper} is no URL of a proxy"),
-                    "give it like http://proxy:3128",
-                )
-            })?;
-            builder = builder.proxy(proxy.no_proxy(except.clone()));
-        }
-    }
-    builder
-        .build()
-        .map_err(|error| refused(error.without_url().to_string(), "report this"))
-}
-
-/// Read once in a process: it takes tens of milliseconds.
-fn system_roots() -> &'static RootCertStore {
-    static ROOTS: OnceLock<RootCertStore> = OnceLock::new();
-    ROOTS.get_or_init(|| {
-        let mut roots = RootCertStore::empty();
-        // With none, each TLS connection says so; a server of one's own may need none.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        roots
-    })
-}
-
-fn roots_of(file: &str) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(file).map_err(|error| error.to_string())? {
-        let certificate = certificate.map_err(|error| error.to_string())?;
-        roots.add(certificate).map_err(|error| error.to_string())?;
-    }
-    match roots.is_empty() {
-        true => Err("there is none".to_owned()),
-        false => Ok(roots),
-    }
-}
-
-/// What is between `object_store` and the wire: it notes each answer, and bounds what it holds of it.
-#[derive(Clone)]
-pub(super) struct Wire {
-    web: HttpClient,
-    credentials: Option<Arc<Credentials>>,
-    complete_if_absent: Arc<AtomicBool>,
-}
-
-impl fmt::Debug for Wire {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Wire")
-    }
-}
-
-impl HttpConnector for Wire {
-    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(self.clone()))
-    }
-}
-
-#[async_trait]
-impl HttpService for Wire {
-    async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let query = request.uri().query().unwrap_or_default();
-        let is_post = request.method() == http::Method::POST;
-        let is_complete = is_post && query.contains("uploadId=");
-        // Lists are collected, objects are not. A query alone does not tell: Azure may sign in it.
-        let is_object = request.method() == http::Method::GET
-            && !["list-type=", "comp=list", "uploads", "uploadId="]
-                .iter()
-                .any(|list| query.contains(list));
-        if is_complete && self.complete_if_absent.load(Ordering::Relaxed) {
-            // No header that must be signed.
-            request
-                .headers_mut()
-                .insert(IF_NONE_MATCH, HeaderValue::from_static("*"));
-        }
-        let answer = match self.web.execute(request).await {
-            Ok(answer) => answer,
-            Err(error) => return Err(noted(error)),
-        };
-        let (parts, body) = answer.into_parts();
-        let status = parts.status;
-        note(|seen| seen.head(status.as_u16(), &parts.headers, SystemTime::now()));
-        if is_object && status.is_success() {
-            return Ok(HttpResponse::from_parts(parts, body));
-        }
-        let body = match Limited::new(body, ANSWER_BYTES_MAX).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(error) => {
-                let error = match error.downcast::<HttpError>() {
-                    Ok(error) => *error,
-                    Err(other) => HttpError::new_boxed(HttpErrorKind::Decode, other),
-                };
-                return Err(noted(error));
-            }
-        };
-        // A POST may be answered with 200 and an error.
-        if !status.is_success() || (is_post && body.windows(7).take(200).any(|w| w == b"<Error>")) {
-            note(|seen| seen.error_body(&body));
-            let expired = SEEN
-                .try_with(|seen| Failure::of_status(seen.borrow().clone()).cause)
-                .is_ok_and(|cause| cause == super::answer::Cause::Expired);
-            if let (true, Some(credentials)) = (expired, &self.credentials) {
-                credentials.forget();
-            }
-        }
-        Ok(HttpResponse::from_parts(parts, body.into()))
-    }
-}
-
-fn noted(error: HttpError) -> HttpError {
-    note(|seen| seen.broken(&error));
-    error
-}
-
-/// Requests that nobody made through [`super::retry::ask`] are those for tokens of other clouds.
-fn note(change: impl FnOnce(&mut Seen)) {
-    let _ = SEEN.try_with(|seen| change(&mut seen.borrow_mut()));
 }
 
 #[cfg(test)]

@@ -316,7 +316,7 @@ mod tests {
     fn half_a_pair_is_refused() {
         let half = |name: &str| {
             let options = StoreOptions::default().with_variables([(name, "hunter2")]);
-            let client = super::super::client::web(&options, "s3://b").unwrap();
+            let client = super::super::web::web(&options, "s3://b").unwrap();
             let error = Credentials::of(&options, "s3://b", &client).unwrap_err();
             assert!(!format!("{error} {error:?}").contains("hunter2"));
             error.to_string()

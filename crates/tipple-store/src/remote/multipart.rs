@@ -225,7 +225,7 @@ impl Uploading<'_> {
                         Err(error @ UploadFailure::File(_)) => return Err(error),
                         // Nothing there, or not known: a refusal for something that is not there is a conflict.
                         Ok(There::Nothing) | Err(_) if refused => {
-                            Failure::new(Cause::Conflict, failure.seen)
+                            Failure::new(Cause::Conflict, *failure.seen)
                         }
                         Ok(There::Nothing) | Err(_) => failure,
                     }

@@ -12,9 +12,10 @@ use object_store::aws::AwsAuthorizer;
 use object_store::client::{HttpClient, HttpErrorKind, HttpRequestBody};
 
 use super::answer::{Cause, Failure, Seen};
-use super::client::{region, web};
+use super::client::region;
 use super::credentials::Credentials;
 use super::engine::Engine;
+use super::web::web;
 use crate::{StoreError, StoreOptions};
 
 /// Sends requests. Made once for many: it keeps connections, credentials and two threads.

@@ -176,6 +176,9 @@ async fn append(
     }
 }
 
+/// A block on its way.
+type Fetching = JoinHandle<Result<Vec<u8>, Failure>>;
+
 /// An open object. See [`Store::open`](crate::Store::open).
 pub(super) struct RemoteRead {
     pub(super) core: Arc<Core>,
@@ -187,7 +190,7 @@ pub(super) struct RemoteRead {
     /// Where it begins, and its bytes.
     pub(super) block: Option<(u64, Vec<u8>)>,
     /// The block behind it, when the object is read in its order.
-    pub(super) next: Option<(u64, JoinHandle<Result<Vec<u8>, Failure>>)>,
+    pub(super) next: Option<(u64, Fetching)>,
 }
 
 impl RemoteRead {

@@ -10,6 +10,7 @@
 mod child;
 mod denied;
 mod disk;
+mod faults;
 mod folder;
 mod killed;
 mod lock;

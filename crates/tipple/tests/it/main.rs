@@ -1,5 +1,6 @@
 //! The real binary, as users meet it.
 
+mod buckets;
 mod config;
 mod errors;
 #[cfg(feature = "failpoints")]

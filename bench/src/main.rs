@@ -8,7 +8,9 @@
 mod memory;
 mod process;
 mod raw;
+mod s3;
 mod server;
+mod spool;
 
 use std::path::{Path, PathBuf};
 
@@ -92,6 +94,12 @@ impl Plan {
         }
         if self.wants("memory") {
             memory::run(self);
+        }
+        if self.wants("s3") {
+            s3::run(self);
+        }
+        if self.wants("spool") {
+            spool::run(self);
         }
     }
 

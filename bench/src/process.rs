@@ -1,5 +1,6 @@
 //! A process from outside: how long, how much CPU, how much memory.
 
+use std::ffi::OsStr;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -30,13 +31,27 @@ impl Figures {
 /// # Panics
 /// If it cannot be run, or fails: a figure of a failed run would be worthless.
 pub fn measure(program: &Path, args: &[&str]) -> Figures {
+    measure_command(Command::new(program).args(args))
+}
+
+/// The same, with an environment of its own.
+///
+/// # Panics
+/// As [`measure`].
+pub fn measure_command(command: &mut Command) -> Figures {
+    // Without the environment: there are secrets in it.
+    let name = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .collect::<Vec<_>>()
+        .join(OsStr::new(" "))
+        .to_string_lossy()
+        .into_owned();
     let cpu_before = children_cpu_s();
     let start = Instant::now();
-    let mut child = Command::new(program)
-        .args(args)
+    let mut child = command
         .stdout(Stdio::piped())
         .spawn()
-        .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+        .unwrap_or_else(|error| panic!("{name}: {error}: see bench/README.md"));
     let mut out = child.stdout.take().expect("piped");
     let reader = std::thread::spawn(move || {
         let mut text = String::new();
@@ -53,7 +68,7 @@ pub fn measure(program: &Path, args: &[&str]) -> Figures {
         }
     };
     let wall_s = start.elapsed().as_secs_f64();
-    assert!(status.success(), "{} {args:?}: {status}", program.display());
+    assert!(status.success(), "{name}: {status}");
     Figures {
         wall_s,
         cpu_s: children_cpu_s() - cpu_before,

@@ -1,6 +1,7 @@
 //! The real binary, as users meet it.
 
 mod config;
+mod deploy;
 mod errors;
 #[cfg(feature = "failpoints")]
 mod failpoints;

@@ -103,10 +103,10 @@ fn the_dockerfile_has_stages_and_a_user_who_is_not_root() {
     );
     let build = stages[0].rsplit_once(" AS ").expect("a named stage").1;
     assert!(of("COPY").any(|copy| copy.starts_with(&format!("--from={build} "))));
-    let user = of("USER").last().expect("a user");
+    let user = of("USER").next_back().expect("a user");
     assert!(user.parse::<u32>().is_ok_and(|uid| uid > 0), "{user}");
     assert!(of("RUN").any(|run| run.contains(&format!("--uid {user} "))));
-    let entry: Vec<String> = serde_json::from_str(of("ENTRYPOINT").last().unwrap()).unwrap();
+    let entry: Vec<String> = serde_json::from_str(of("ENTRYPOINT").next_back().unwrap()).unwrap();
     assert_eq!(entry[1..], ["supervise"]);
     assert!(of("COPY").any(|copy| copy.ends_with(&entry[0])));
     // The version of Rust that the workspace asks for.

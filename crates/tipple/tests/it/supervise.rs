@@ -387,7 +387,7 @@ fn a_surviving_command_is_ended_before_anything_else() {
 
 #[test]
 fn an_interrupt_ends_the_command_and_the_same_command_starts_over() {
-    for signal in ["INT", "TERM"] {
+    for signal in ["INT", "TERM", "HUP"] {
         let place = Place::new();
         let args = steady(&place, &["--json"]);
         let mut running = place.start(&args);
@@ -403,6 +403,32 @@ fn an_interrupt_ends_the_command_and_the_same_command_starts_over() {
         place.run(&args).ok();
         steady_is_stored(&place);
     }
+}
+
+/// Suspended by Ctrl-Z, it would leave the command to fill the disk.
+#[test]
+fn it_is_not_suspended_and_under_nohup_not_hung_up() {
+    let place = Place::new();
+    let args = steady(&place, &["--json"]);
+    let mut command = Command::new("nohup");
+    command
+        .arg(env!("CARGO_BIN_EXE_tipple"))
+        .args(&args)
+        .current_dir(place.path(""))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let child = command.spawn().unwrap();
+    wait_for("the command", || !writers(&place).is_empty());
+    for signal in ["TSTP", "HUP"] {
+        let sent = Command::new("kill")
+            .args(["-s", signal, &child.id().to_string()])
+            .status();
+        assert!(sent.unwrap().success());
+    }
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    steady_is_stored(&place);
 }
 
 #[test]

@@ -722,7 +722,30 @@ fn a_store_whose_disk_is_full() {
     assert_eq!(writers(&place), Vec::<String>::new());
 }
 
-/// What is on standard error of a command whose reader is slow must not hold it up for ever; and nobody reads this one.
+/// On a terminal, where a bar would wipe them away.
+#[test]
+fn the_words_of_the_command_stay_on_a_terminal() {
+    let place = Place::new();
+    let line = format!(
+        "{} supervise --dir out --limit 4MiB store -- sh -c 'echo \"said before\"; sleep 0.4; echo x > \"$0/a\"; sleep 0.4' {{dir}}",
+        env!("CARGO_BIN_EXE_tipple")
+    );
+    let mut command = Command::new("script");
+    command
+        .args(["-qec", &line, "/dev/null"])
+        .current_dir(place.path(""))
+        .stdin(Stdio::null());
+    let output = command.output().unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{shown}");
+    assert!(
+        shown.contains("said before\r\n") && shown.contains("stored 1 file"),
+        "{shown}"
+    );
+    // Nothing that moves the cursor back over what was said.
+    assert!(!shown.contains('\u{1b}'), "{shown:?}");
+}
+
 #[test]
 fn standard_input_of_the_command_is_closed() {
     let place = Place::new();

@@ -59,20 +59,38 @@ impl Process {
         matches!(self.state, b'Z' | b'X')
     }
 
-    /// Whether every thread of it is stopped.
-    fn is_stopped(&self) -> bool {
-        if !matches!(self.state, b'T' | b't') {
-            return false;
-        }
+    /// Whether every thread of it is stopped, or can do nothing before one of its children goes on, which are stopped.
+    ///
+    /// The second is how `vfork` and `posix_spawn` work: a thread waits, out of reach of signals, until its child has begun
+    /// another program; if the child is stopped before that, the parent never gets to stop.
+    fn is_stopped(&self, members: &[Self]) -> bool {
         let Ok(tasks) = fs::read_dir(format!("/proc/{}/task", self.pid)) else {
             return true; // it has ended since
         };
-        tasks.flatten().all(|task| {
-            let Ok(stat) = fs::read(task.path().join("stat")) else {
-                return true;
-            };
-            Self::parse(self.pid, &stat)
-                .is_none_or(|task| matches!(task.state, b'T' | b't' | b'Z' | b'X'))
+        let mut waits = false;
+        for task in tasks.flatten() {
+            let stat = fs::read(task.path().join("stat")).ok();
+            match stat
+                .and_then(|stat| Self::parse(self.pid, &stat))
+                .map(|task| task.state)
+            {
+                None | Some(b'T' | b't' | b'Z' | b'X') => {}
+                Some(b'D') => waits = true,
+                Some(_) => return false,
+            }
+        }
+        !waits || self.has_lent_its_memory(members)
+    }
+
+    /// Whether a stopped child of it uses its very memory.
+    fn has_lent_its_memory(&self, members: &[Self]) -> bool {
+        let memory = |pid: i32| fs::read(format!("/proc/{pid}/statm")).ok();
+        let own = memory(self.pid);
+        members.iter().any(|member| {
+            member.parent == self.pid
+                && matches!(member.state, b'T' | b't')
+                && own.is_some()
+                && memory(member.pid) == own
         })
     }
 }
@@ -200,7 +218,8 @@ impl Tree {
         let mut told: HashSet<(i32, u64)> = HashSet::new();
         loop {
             let members = self.members();
-            let running: Vec<&Process> = members.iter().filter(|m| !m.is_stopped()).collect();
+            let running: Vec<&Process> =
+                members.iter().filter(|m| !m.is_stopped(&members)).collect();
             if running.is_empty() {
                 // A second look: who was forked during the first one may be missing in it.
                 let pids = |list: &[Process]| list.iter().map(|m| m.pid).collect::<HashSet<_>>();
@@ -324,5 +343,48 @@ mod tests {
         );
         let mut tree = Tree::new("0123456789abcdef", Some((own, found.started)));
         assert!(tree.members().iter().all(|member| member.pid != own));
+    }
+
+    /// Whoever starts programs all the time is often between two of them.
+    #[test]
+    fn who_starts_programs_is_stopped_and_goes_on() {
+        use std::os::unix::process::CommandExt;
+        use std::process::{Command, Stdio};
+
+        let mark = crate::layout::random_hex();
+        let mut tree = Tree::new(&mark, None);
+        let mut child = Command::new("sh")
+            .args(["-c", "while :; do /bin/true; done"])
+            .env(tree.variable(), "1")
+            .stdin(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        tree.lead_by(&Process::find(child.id() as i32).unwrap());
+        let cpu = || {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+            let after = stat[stat.rfind(')').unwrap() + 2..].to_owned();
+            let field = |n: usize| after.split(' ').nth(n).unwrap().parse::<u64>().unwrap();
+            // Page faults, its own and its children's: each new program makes some.
+            field(7) + field(8)
+        };
+        let since = Instant::now();
+        for _ in 0..100 {
+            tree.stop(false).unwrap();
+            let stopped = cpu();
+            let members: Vec<_> = tree.members();
+            assert!(!members.is_empty());
+            assert_eq!(cpu(), stopped, "it works while it is stopped");
+            tree.go_on();
+            tipple_testkit::wait_for("it to go on", || cpu() > stopped);
+        }
+        assert!(
+            since.elapsed() < STOP_WAIT_MAX,
+            "each waited for {:?}",
+            since.elapsed() / 100
+        );
+        tree.end(Duration::ZERO, &mut || true).unwrap();
+        child.wait().unwrap();
+        assert!(tree.members().is_empty());
     }
 }

@@ -334,7 +334,12 @@ impl Run<'_> {
         self.state.write(&claim)?;
         failpoint!("claimed");
         let watch = Watch::start(self.dir).map_err(SuperviseError::disk("watch", self.dir))?;
-        let mut command = Supervised::start(self.options, self.dir, &claim.mark)?;
+        let started = Supervised::start(self.options, self.dir, &claim.mark);
+        if started.is_err() {
+            // Nothing was written that would be this run's.
+            self.state.forget()?;
+        }
+        let mut command = started?;
         failpoint!("spawned");
         claim.leader = Some((command.leader.pid, command.leader.started));
         if let Err(error) = self.state.write(&claim) {

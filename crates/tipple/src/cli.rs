@@ -264,7 +264,7 @@ pub(crate) struct PruneArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct SuperviseArgs {
-    /// Where the files go: an empty or new folder, or that of the same command when it was broken off
+    /// Where the files go: an empty or new folder, or that of the same command when it was broken off; if it is not given, what TIPPLE_STORE says
     #[arg(env = "TIPPLE_STORE", hide_env = true, value_hint = ValueHint::DirPath)]
     pub(crate) store: OsString,
 

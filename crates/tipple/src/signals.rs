@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::{Handle, Signals};
 use tipple_budget::Gate;
 use tipple_dump::Phase;
@@ -16,9 +16,12 @@ pub(crate) trait Job: Send + Sync + 'static {
     fn gate(&self) -> &Gate;
     /// Whether there is anything to finish.
     fn has_begun(&self) -> bool;
+    /// Whether something must not run on while this process is suspended, or after it was hung up.
+    const GUARDS: bool;
 }
 
 impl Job for tipple_dump::Job {
+    const GUARDS: bool = false;
     fn gate(&self) -> &Gate {
         self.gate()
     }
@@ -28,6 +31,7 @@ impl Job for tipple_dump::Job {
 }
 
 impl Job for tipple_supervise::Job {
+    const GUARDS: bool = true;
     fn gate(&self) -> &Gate {
         self.gate()
     }
@@ -44,8 +48,18 @@ pub(crate) struct Listening {
 
 impl Listening {
     /// SIGINT and SIGTERM cancel `job`, a second one ends the process; SIGUSR1 pauses, SIGUSR2 resumes.
-    pub(crate) fn start(job: Arc<impl Job>, output: Arc<Output>) -> Result<Self, CliError> {
-        let signals = Signals::new([SIGINT, SIGTERM, SIGUSR1, SIGUSR2]).map_err(|error| {
+    ///
+    /// A job that guards something is not suspended by SIGTSTP, and SIGHUP cancels it too, unless it was ignored before
+    /// (nohup).
+    pub(crate) fn start<J: Job>(job: Arc<J>, output: Arc<Output>) -> Result<Self, CliError> {
+        let mut heard = vec![SIGINT, SIGTERM, SIGUSR1, SIGUSR2];
+        if J::GUARDS {
+            heard.push(SIGTSTP);
+            if !is_ignored(SIGHUP) {
+                heard.push(SIGHUP);
+            }
+        }
+        let signals = Signals::new(heard).map_err(|error| {
             CliError::new(
                 Kind::Unexpected,
                 format!("cannot listen to signals: {error}"),
@@ -75,6 +89,16 @@ impl Drop for Listening {
     }
 }
 
+/// Whether whoever started this process has it ignore a signal.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
 fn listen(mut signals: Signals, job: &impl Job, output: &Output) {
     let mut interrupted = false;
     for signal in signals.forever() {
@@ -83,6 +107,9 @@ fn listen(mut signals: Signals, job: &impl Job, output: &Output) {
                 job.gate().pause();
                 output.gate_event("paused", "paused; SIGUSR2 lets it go on");
             }
+            SIGTSTP => output.warn(
+                "not suspended, since the command would run on alone; SIGUSR1 pauses both, SIGUSR2 lets them go on",
+            ),
             SIGUSR2 => {
                 job.gate().resume();
                 output.gate_event("resumed", "resumed");

@@ -1,4 +1,4 @@
-//! What the user sees of jobs on files: a bar, a line now and then, events in JSON, and the report.
+//! What the user sees of jobs on files: a spinner or a line now and then, events in JSON, and the report.
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, PoisonError};
@@ -77,15 +77,13 @@ struct Drawing<'a> {
 impl<'a> Drawing<'a> {
     fn new(verb: &'static str, limit_bytes: Option<u64>, job: &'a Job, output: &'a Output) -> Self {
         let now = Instant::now();
-        let bar = (output.progress && output.is_terminal()).then(|| {
+        // A supervised command writes to the same terminal, and a bar would wipe its words away.
+        let is_alone = limit_bytes.is_none();
+        let bar = (output.progress && output.is_terminal() && is_alone).then(|| {
             let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10));
-            let bar = all.add(ProgressBar::new(limit_bytes.unwrap_or(1)));
-            let template = match limit_bytes {
-                Some(_) => "{spinner} {prefix} {bar:16} {wide_msg}",
-                None => "{spinner} {prefix} {wide_msg}",
-            };
-            let style = ProgressStyle::with_template(template).expect("these are templates");
-            bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏░"));
+            let bar = all.add(ProgressBar::new_spinner());
+            let template = "{spinner} {prefix} {wide_msg}";
+            bar.set_style(ProgressStyle::with_template(template).expect("it is a template"));
             bar.set_prefix(verb);
             (all, bar)
         });
@@ -129,7 +127,6 @@ impl<'a> Drawing<'a> {
         }
         let text = self.text();
         if let Some((_, bar)) = &self.bar {
-            bar.set_position(progress.used_bytes());
             bar.set_message(text);
             bar.tick();
         } else if now.duration_since(self.line_at) >= LINE_EVERY {

@@ -30,21 +30,20 @@ pub(super) fn run(
         connection: &args.connection,
         filter: &args.filter,
     };
-    let sink = || ready::sink(&to, &args.lines, &args.storing, &memcached, true);
+    if let (SinkUrl::Files(target), DumpPlace::Store(url)) = (&to, &place) {
+        let store = open_store(url, Access::Read, &ready::store_options())?;
+        return supervise::load(args, typed, store.as_ref(), target, output);
+    }
+    let sink = ready::sink(&to, &args.lines, &args.storing, &memcached, true)?;
     match &place {
         DumpPlace::Store(url) => {
             let store = open_store(url, Access::Read, &ready::store_options())?;
-            if let SinkUrl::Files(target) = &to {
-                return supervise::load(args, typed, store.as_ref(), target, output);
-            }
             supervise::refuse_files(store.as_ref())?;
-            let sink = sink()?;
             output.at_start([format!("loading {place} into {to}")]);
             from_store(args, store.as_ref(), sink.as_ref(), output)
         }
         DumpPlace::Cachemover(folder) => {
             typed.refuse(&["parts", "state"], "is for dumps of tipple's own layout")?;
-            let sink = sink()?;
             output.at_start([format!("loading {place}, a cachemover folder, into {to}")]);
             from_cachemover(args, folder, sink.as_ref(), output)
         }

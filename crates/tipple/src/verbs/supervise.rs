@@ -1,7 +1,7 @@
 //! `tipple supervise`, and the other verbs for what it stored.
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -39,6 +39,7 @@ pub(super) fn run(
     let options = options(args, output)?;
     options.validate()?;
     refuse_overlap(&url, &args.dir)?;
+    find(&options.command[0])?;
     typed.fit_stores(std::slice::from_ref(&url))?;
     let store = open_store(&url, Access::Write, &ready::upload_options(&args.upload)?)?;
     let program = Path::new(&options.command[0]).display().to_string();
@@ -114,6 +115,23 @@ fn mydumper(flags: &MydumperFlags, options: &mut SuperviseOptions) -> Result<(),
     ];
     options.command = args.map(OsString::from).to_vec();
     Ok(())
+}
+
+/// That there is such a program, before anything is made for it.
+fn find(program: &OsStr) -> Result<(), CliError> {
+    let path = Path::new(program);
+    let found = match path.components().count() {
+        1 => env::var_os("PATH")
+            .is_none_or(|folders| env::split_paths(&folders).any(|dir| dir.join(path).is_file())),
+        _ => path.is_file(),
+    };
+    match found {
+        true => Ok(()),
+        false => Err(CliError::usage(format!(
+            "there is no program {}: check the command after --, or install it",
+            path.display()
+        ))),
+    }
 }
 
 /// What is stored must not be taken for what is to be stored.

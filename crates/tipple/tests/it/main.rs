@@ -2,6 +2,7 @@
 
 mod buckets;
 mod config;
+mod deploy;
 mod errors;
 #[cfg(feature = "failpoints")]
 mod failpoints;

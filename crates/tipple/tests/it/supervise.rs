@@ -25,7 +25,7 @@ fn fill(server: &MariaDb, mib: u64) {
     );
     // Half of it in rows of 100 bytes, and a quarter each in rows of 1 and of 8 KiB.
     server.sql(&format!(
-        "insert into shop.orders select seq, seq * 7 % 1000, repeat(md5(seq), 2), seq / 3 from seq_1_to_{};
+        "use shop; insert into shop.orders select seq, seq * 7 % 1000, repeat(md5(seq), 2), seq / 3 from seq_1_to_{};
         insert into shop.articles select seq, repeat(md5(seq), 32) from seq_1_to_{};
         insert into shop.blobs select seq, repeat(unhex(md5(seq)), 512) from seq_1_to_{}",
         mib * 5000,
@@ -213,7 +213,7 @@ fn without_a_command_it_is_mydumper_and_its_password_is_seen_by_nobody() {
 }
 
 /// A command whose files are the same each time, and that takes a while.
-const STEADY: &str = "n=0; while [ $n -lt 60 ]; do n=$((n+1)); head -c 200000 /dev/zero | tr '\\0' \"$((n % 10))\" > \"$0/f$n\"; sleep 0.005; done";
+const STEADY: &str = "n=0; while [ $n -lt 40 ]; do n=$((n+1)); head -c 200000 /dev/zero | tr '\\0' \"$((n % 10))\" > \"$0/f$n\"; sleep 0.005; done";
 
 fn steady<'a>(place: &Place, extra: &[&'a str]) -> Vec<&'a str> {
     let _ = place;
@@ -236,19 +236,22 @@ fn steady_is_stored(place: &Place) {
     place.run(&["verify", "store"]).ok();
     sums_are_right(&place.path("store"));
     place.run(&["load", "store", "files:back"]).ok();
-    for n in 1..=60 {
+    for n in 1..=40 {
         let file = place.read(&format!("back/f{n}"));
         assert_eq!(file.len(), 200_000);
         assert!(file.iter().all(|byte| *byte == b'0' + n as u8 % 10), "f{n}");
     }
-    assert_eq!(fs::read_dir(place.path("back")).unwrap().count(), 60);
+    assert_eq!(fs::read_dir(place.path("back")).unwrap().count(), 40);
     assert_eq!(fs::read_dir(place.path("out")).unwrap().count(), 0);
     assert!(!place.path("out.tipple").exists());
     assert_eq!(writers(place), Vec::<String>::new());
     // Nothing staged stays behind, and what other runs stored goes on request, and nothing else with it.
     place.run(&["prune", "store", "--yes"]).ok();
     place.run(&["verify", "store"]).ok();
-    let files = fs::read_dir(place.path("store/files")).unwrap().count();
+    let runs = fs::read_dir(place.path("store/files")).unwrap().flatten();
+    let files = runs
+        .filter(|run| fs::read_dir(run.path()).unwrap().count() > 0)
+        .count();
     let staged = fs::read_dir(place.path("store/.tipple/staging"))
         .unwrap()
         .count();
@@ -274,9 +277,9 @@ fn killed_at_every_moment_and_given_again() {
         ("begun", &[1]),
         ("claimed", &[1]),
         ("spawned", &[1]),
-        ("recording", &[1, 17]),
-        ("putting", &[1, 30]),
-        ("put", &[1, 58]),
+        ("recording", &[1, 13]),
+        ("putting", &[1, 17]),
+        ("put", &[1, 20]),
         ("ending", &[1]),
         ("ended", &[1]),
         ("summing", &[1]),
@@ -319,7 +322,7 @@ fn killed_anywhere_again_and_again() {
         for attempt in 0..1 + round % 3 {
             let mut running = place.start(&args);
             // After so many events, which come with the files.
-            for _ in 0..(round * 13 + attempt * 29) % 75 {
+            for _ in 0..(round * 13 + attempt * 29) % 50 {
                 if running.event().is_none() {
                     break;
                 }
@@ -384,7 +387,7 @@ fn a_surviving_command_is_ended_before_anything_else() {
 
 #[test]
 fn an_interrupt_ends_the_command_and_the_same_command_starts_over() {
-    for signal in ["INT", "TERM"] {
+    for signal in ["INT", "TERM", "HUP"] {
         let place = Place::new();
         let args = steady(&place, &["--json"]);
         let mut running = place.start(&args);
@@ -402,6 +405,32 @@ fn an_interrupt_ends_the_command_and_the_same_command_starts_over() {
     }
 }
 
+/// Suspended by Ctrl-Z, it would leave the command to fill the disk.
+#[test]
+fn it_is_not_suspended_and_under_nohup_not_hung_up() {
+    let place = Place::new();
+    let args = steady(&place, &["--json"]);
+    let mut command = Command::new("nohup");
+    command
+        .arg(env!("CARGO_BIN_EXE_tipple"))
+        .args(&args)
+        .current_dir(place.path(""))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let child = command.spawn().unwrap();
+    wait_for("the command", || !writers(&place).is_empty());
+    for signal in ["TSTP", "HUP"] {
+        let sent = Command::new("kill")
+            .args(["-s", signal, &child.id().to_string()])
+            .status();
+        assert!(sent.unwrap().success());
+    }
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    steady_is_stored(&place);
+}
+
 #[test]
 fn a_pause_by_signal_stops_the_command() {
     let place = Place::new();
@@ -415,7 +444,7 @@ fn a_pause_by_signal_stops_the_command() {
     running.signal("USR2");
     let (last, exit) = running.end();
     assert_eq!(exit, Some(0), "{last}");
-    assert_eq!(last["pauses"], 1);
+    assert!(last["pauses"].as_u64() >= Some(1));
     steady_is_stored(&place);
 }
 
@@ -693,7 +722,30 @@ fn a_store_whose_disk_is_full() {
     assert_eq!(writers(&place), Vec::<String>::new());
 }
 
-/// What is on standard error of a command whose reader is slow must not hold it up for ever; and nobody reads this one.
+/// On a terminal, where a bar would wipe them away.
+#[test]
+fn the_words_of_the_command_stay_on_a_terminal() {
+    let place = Place::new();
+    let line = format!(
+        "{} supervise --dir out --limit 4MiB store -- sh -c 'echo \"said before\"; sleep 0.4; echo x > \"$0/a\"; sleep 0.4' {{dir}}",
+        env!("CARGO_BIN_EXE_tipple")
+    );
+    let mut command = Command::new("script");
+    command
+        .args(["-qec", &line, "/dev/null"])
+        .current_dir(place.path(""))
+        .stdin(Stdio::null());
+    let output = command.output().unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{shown}");
+    assert!(
+        shown.contains("said before\r\n") && shown.contains("stored 1 file"),
+        "{shown}"
+    );
+    // Nothing that moves the cursor back over what was said.
+    assert!(!shown.contains('\u{1b}'), "{shown:?}");
+}
+
 #[test]
 fn standard_input_of_the_command_is_closed() {
     let place = Place::new();

@@ -2,7 +2,7 @@ use insta::assert_snapshot;
 
 use crate::support::Place;
 
-const VERBS: [&str; 11] = [
+const VERBS: [&str; 12] = [
     "dump",
     "load",
     "copy",
@@ -10,6 +10,7 @@ const VERBS: [&str; 11] = [
     "list",
     "cat",
     "prune",
+    "keygen",
     "doctor",
     "tour",
     "completions",

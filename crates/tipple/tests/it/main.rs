@@ -14,6 +14,7 @@ mod kill;
 mod lines;
 mod output;
 mod pages;
+mod sealed;
 mod signals;
 mod supervise;
 mod support;

@@ -144,10 +144,11 @@ fuzz_target!(|input: (u8, &[u8])| {
         depth,
         partial: which & 0x40 != 0,
         threads: 1,
+        keys: None,
     };
     let contents: &[&dyn Content] = &[&Lines];
     let _ = verify(&Job::default(), store.as_ref(), contents, &options);
-    let _ = list(store.as_ref());
+    let _ = list(store.as_ref(), None);
     let _ = prune(store.as_ref(), &PruneOptions::default());
     if let Some(lines) = read(&store) {
         // A part record may name fewer chunks than there were: then it is shorter.

@@ -8,11 +8,17 @@ use std::time::Instant;
 
 use sha2::{Digest, Sha256};
 use tipple_chunk::{
-    ChunkError, ChunkReader, ChunkWriter, Codec, Content, Decoder, Encoder, FRAME_BYTES_MAX,
-    FrameMark, verify,
+    Binding, ChunkError, ChunkReader, ChunkWriter, Codec, Content, Decoder, Encoder,
+    FRAME_BYTES_MAX, FrameMark, KeyRing, Purpose, SealKey, SealWriter, SealedReader, verify,
 };
 
 const CONTENT: Content = Content::new("example", 1);
+const BINDING: Binding<'static> = Binding {
+    purpose: Purpose::Chunk,
+    dump: "example",
+    part: "example",
+    number: 0,
+};
 const FRAMES: usize = 64;
 const ROUNDS: usize = 8;
 
@@ -50,6 +56,15 @@ fn main() -> Result<(), ChunkError> {
     });
     measure("xxh64 alone", bytes, || {
         black_box(xxhash_rust::xxh64::xxh64(&raw, 0));
+    });
+    measure("seal, with the sha256", bytes, || {
+        seal(Nowhere, &raw).expect("seals");
+    });
+    let sealed = seal(Vec::new(), &raw)?;
+    measure("open what was sealed", bytes, || {
+        let input = Cursor::new(&sealed);
+        let mut reader = SealedReader::open(input, &KeyRing::of(key()), &BINDING).expect("opens");
+        io::copy(&mut reader, &mut io::sink()).expect("reads");
     });
 
     for codec in [
@@ -90,6 +105,16 @@ fn main() -> Result<(), ChunkError> {
         );
     }
     Ok(())
+}
+
+fn key() -> SealKey {
+    SealKey::new("example".parse().expect("a name"), &[7; 32])
+}
+
+fn seal<W: Write>(out: W, plain: &[u8]) -> Result<W, ChunkError> {
+    let mut writer = SealWriter::new(out, &key(), &BINDING)?;
+    writer.write_all(plain).expect("takes everything");
+    writer.finish().map(|(out, _)| out)
 }
 
 fn encode<W: Write>(out: W, encoder: &mut Encoder, raw: &[u8]) -> Result<(), ChunkError> {

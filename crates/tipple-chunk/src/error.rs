@@ -2,6 +2,8 @@
 
 use std::{error, fmt, io};
 
+use crate::{KeyId, KeyRing};
+
 /// The class of a [`ChunkError`], for exit codes and for deciding what to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
@@ -17,6 +19,8 @@ pub enum ErrorKind {
     /// is full. On reading: a file that no writer of this format makes, refused before anything
     /// is allocated for it.
     TooLarge,
+    /// The key that it takes is not there, or another one of that name. The object may be in perfect health.
+    Key,
     /// zstd refused to create a context or to encode.
     Codec,
     /// A value given by the caller makes no sense.
@@ -68,6 +72,17 @@ pub enum ChunkError {
         /// The largest value that is allowed.
         limit: u64,
     },
+    /// See [`ErrorKind::Key`].
+    #[error("it is sealed with the key `{id}`, {}", match .is_there {
+        false => "which is not in the key file: give --encrypt-key the file that has it",
+        true => "and the key of that name in the key file is another one: give --encrypt-key the file that has the right one",
+    })]
+    Key {
+        /// The name of the key.
+        id: KeyId,
+        /// Whether there is a key of that name.
+        is_there: bool,
+    },
     /// See [`ErrorKind::Codec`].
     #[error("{place}: zstd cannot {operation}: {reason}")]
     Codec {
@@ -91,6 +106,7 @@ impl ChunkError {
             ChunkError::Damaged { .. } => ErrorKind::Damaged,
             ChunkError::FormatVersion { .. } => ErrorKind::FormatVersion,
             ChunkError::TooLarge { .. } => ErrorKind::TooLarge,
+            ChunkError::Key { .. } => ErrorKind::Key,
             ChunkError::Codec { .. } => ErrorKind::Codec,
             ChunkError::Usage(_) => ErrorKind::Usage,
         }
@@ -102,15 +118,22 @@ impl ChunkError {
             ChunkError::Damaged { place, .. }
             | ChunkError::TooLarge { place, .. }
             | ChunkError::Codec { place, .. } => Some(*place),
-            ChunkError::Io { .. } | ChunkError::FormatVersion { .. } | ChunkError::Usage(_) => None,
+            ChunkError::Io { .. }
+            | ChunkError::FormatVersion { .. }
+            | ChunkError::Key { .. }
+            | ChunkError::Usage(_) => None,
         }
     }
 
     pub(crate) fn io(operation: &'static str, offset: u64) -> impl FnOnce(io::Error) -> ChunkError {
-        move |source| ChunkError::Io {
-            operation,
-            offset,
-            source,
+        // A sealed reader underneath knows what is wrong.
+        move |source| match source.downcast::<ChunkError>() {
+            Ok(error) => error,
+            Err(source) => ChunkError::Io {
+                operation,
+                offset,
+                source,
+            },
         }
     }
 
@@ -144,6 +167,15 @@ pub enum Place {
         /// Where the seek table's frame begins, in bytes from the beginning of the chunk.
         offset: u64,
     },
+    /// The header of a sealed chunk.
+    SealHeader,
+    /// A segment of a sealed chunk.
+    Segment {
+        /// The segment's number, from 0.
+        number: u64,
+        /// Where it begins, in bytes from the beginning of the sealed chunk.
+        offset: u64,
+    },
 }
 
 impl fmt::Display for Place {
@@ -153,6 +185,8 @@ impl fmt::Display for Place {
             Place::Frame { number, offset } => write!(f, "frame {number} at byte {offset}"),
             Place::Index { offset } => write!(f, "the index at byte {offset}"),
             Place::SeekTable { offset } => write!(f, "the seek table at byte {offset}"),
+            Place::SealHeader => f.write_str("the header of the seal"),
+            Place::Segment { number, offset } => write!(f, "segment {number} at byte {offset}"),
         }
     }
 }
@@ -187,6 +221,12 @@ pub enum Damage {
     },
     /// A checksum or digest does not match the bytes it covers.
     Checksum(&'static str),
+    /// It does not begin as a sealed object.
+    NotSealed,
+    /// A tag does not hold: these are not the bytes that were sealed, or not in this place.
+    Tag,
+    /// It was sealed as another object.
+    OtherPlace,
     /// A list ends before its last element is complete.
     CutOff(&'static str),
     /// The stored bytes are as they were written, but zstd cannot decode them.
@@ -215,6 +255,13 @@ impl fmt::Display for Damage {
                 write!(f, "the {field} should be {expected}, but is {found}")
             }
             Damage::Checksum(what) => write!(f, "the {what} does not match its bytes"),
+            Damage::NotSealed => f.write_str("it is not sealed, and should be"),
+            Damage::Tag => f.write_str(
+                "its bytes are not those that were sealed (changed, moved, or the end is missing)",
+            ),
+            Damage::OtherPlace => {
+                f.write_str("it was sealed for another dump, part or number, and moved here")
+            }
             Damage::CutOff(what) => write!(f, "the {what} is cut off"),
             Damage::Undecodable { reason } => write!(f, "zstd cannot decode it: {reason}"),
         }
@@ -244,6 +291,22 @@ pub enum Usage {
         /// The text.
         given: String,
     },
+    /// The text cannot be the name of a key.
+    KeyId {
+        /// The text, or its beginning.
+        given: String,
+    },
+    /// A line of a key file is no key.
+    KeyLine {
+        /// The line's number, from 1.
+        line: u64,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A key file that is too long.
+    KeyFileLength,
+    /// A key file without a key.
+    NoKey,
     /// A frame without bytes.
     EmptyFrame,
     /// The mark does not fit its frame: `first_record` must be there if and only if
@@ -289,6 +352,20 @@ impl fmt::Display for Usage {
             Usage::Digest { given } => {
                 write!(f, "`{given}` is no SHA-256 digest: give 64 hexadecimal digits")
             }
+            Usage::KeyId { given } => write!(
+                f,
+                "{given:?} cannot name a key: give 1 to {} of A-Z a-z 0-9 . _ -",
+                KeyId::BYTES_MAX
+            ),
+            Usage::KeyLine { line, problem } => {
+                write!(f, "line {line} of the key file is no key: {problem}")
+            }
+            Usage::KeyFileLength => write!(
+                f,
+                "the key file is longer than {} bytes: it is none",
+                KeyRing::FILE_BYTES_MAX
+            ),
+            Usage::NoKey => f.write_str("the key file holds no key: `tipple keygen FILE` makes one"),
             Usage::EmptyFrame => f.write_str("a frame needs at least one byte"),
             Usage::Mark { records, first_record: Some(first), raw_len } => write!(
                 f,

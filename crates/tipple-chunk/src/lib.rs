@@ -10,6 +10,10 @@
 //! All memory is known before it is allocated ([`Codec::encoder_bytes`], [`decoder_bytes`],
 //! [`INDEX_BYTES_MAX`]), and so is the disk that a chunk can take ([`Codec::chunk_bytes_max`]).
 //!
+//! A chunk can be sealed: [`ChunkWriter::sealing`] writes it through a [`SealWriter`], a [`SealedReader`] under a
+//! [`ChunkReader`] reads it, with a key of a [`KeyRing`]. Sealed bytes are encrypted and authenticated, and open only as
+//! what they were sealed as ([`Binding`]). A [`DumpKey`] protects the small objects beside them.
+//!
 //! This crate must never name a file, open a socket or read a clock: it works on `Read`, `Write`
 //! and `Seek`. It must never hand out a byte of a frame that is not verified as a whole, never
 //! allocate what a file asks for before that is held against a limit, and never panic about bytes
@@ -41,22 +45,35 @@
 mod codec;
 mod content;
 mod digest;
+mod dump_key;
 mod error;
 mod frame;
 mod index;
+mod key_ring;
+mod output;
 mod reader;
+mod scratch;
+mod seal;
+mod seal_writer;
+mod sealed_reader;
 mod seek_table;
 mod writer;
 
 pub use codec::{Codec, Decoder, Encoder, LEVEL_DEFAULT, LEVEL_MAX, LEVEL_MIN, decoder_bytes};
 pub use content::{CONTENT_NAME_BYTES_MAX, Content, ContentName};
 pub use digest::{FrameDigest, Sha256Digest, sha256_of};
+pub use dump_key::{DumpKey, DumpSalt};
 pub use error::{ChunkError, Damage, ErrorKind, Place, Usage};
 use index::FRAMES_WRITTEN_MAX;
 pub use index::{
     ChunkIndex, FrameEntry, INDEX_BYTES_MAX, INDEX_BYTES_WRITTEN_MAX, POSITION_BYTES_MAX,
 };
+pub use key_ring::{KeyId, KeyRing, SealKey};
 pub use reader::{ChunkReader, Frame, verify};
+pub use scratch::Scratch;
+pub use seal::{Binding, Purpose, seal_bytes, sealed_bytes};
+pub use seal_writer::{SealWriter, StoredObject};
+pub use sealed_reader::SealedReader;
 pub use writer::{ChunkWriter, FrameMark, Sealed};
 
 /// The most raw bytes of a frame: what a reader needs for each of its two buffers, give or take,

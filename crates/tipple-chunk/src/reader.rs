@@ -8,8 +8,8 @@ use sha2::{Digest as _, Sha256};
 use crate::index::{self, ChunkIndex, FrameEntry};
 use crate::seek_table::{self, Foot};
 use crate::{
-    ChunkError, Damage, Decoder, FrameDigest, INDEX_BYTES_MAX, Place, Sealed, Sha256Digest, Usage,
-    frame,
+    ChunkError, Damage, Decoder, FrameDigest, INDEX_BYTES_MAX, Place, Sealed, Sha256Digest,
+    StoredObject, Usage, frame,
 };
 
 /// How much is read first: usually all of the index and the seek table.
@@ -198,13 +198,22 @@ impl<R: Read + Seek> ChunkReader<R> {
             sha256.update(piece);
             at += len as u64;
         }
+        Ok(self.sealed_as(StoredObject {
+            bytes: self.chunk_bytes,
+            sha256: sha256.into(),
+        }))
+    }
+
+    /// What the chunk is, as its index says, if these are its stored bytes: for who took their digest underneath, as a
+    /// [`SealedReader`](crate::SealedReader) does.
+    pub fn sealed_as(&self, stored: StoredObject) -> Sealed {
         let index = &self.index;
-        Ok(Sealed {
-            stored_bytes: self.chunk_bytes,
+        Sealed {
+            stored_bytes: stored.bytes,
             raw_bytes: index.raw_bytes,
             records: index.records,
             frames: index.frames.len() as u32,
-            sha256: sha256.into(),
+            sha256: stored.sha256,
             index_sha256: self.index_sha256,
             first_position: index
                 .frames
@@ -213,7 +222,12 @@ impl<R: Read + Seek> ChunkReader<R> {
             last_position: index.last_position.to_vec(),
             begins_inside_record: index.begins_inside_record,
             ends_inside_record: index.ends_inside_record,
-        })
+        }
+    }
+
+    /// The input, wherever it is now; who moves it must not read from the chunk any more.
+    pub fn get_mut(&mut self) -> &mut R {
+        &mut self.input
     }
 
     /// Reads the whole chunk once, from its beginning to its end: every frame is verified,
@@ -415,7 +429,7 @@ fn check_limits<R: Read + Seek>(
 }
 
 /// Fills `bytes` from `offset` on, seeking only if `input` is not there.
-fn read_at<R: Read + Seek>(
+pub(crate) fn read_at<R: Read + Seek>(
     input: &mut R,
     input_at: &mut Option<u64>,
     offset: u64,

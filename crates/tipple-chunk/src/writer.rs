@@ -3,15 +3,16 @@
 use std::fmt;
 use std::io::{self, IoSlice, Write};
 
-use sha2::{Digest as _, Sha256};
 use xxhash_rust::xxh64::Xxh64;
 
 use crate::digest::FrameHasher;
 use crate::frame::{self, RawBlocks};
 use crate::index::{self, Totals, mark_fits};
+use crate::output::Output;
 use crate::{
     ChunkError, Content, Encoder, FRAME_BYTES_MAX, FRAMES_WRITTEN_MAX, FrameDigest,
-    INDEX_BYTES_WRITTEN_MAX, POSITION_BYTES_MAX, Place, Sha256Digest, Usage, seek_table,
+    INDEX_BYTES_WRITTEN_MAX, POSITION_BYTES_MAX, Place, SealWriter, Sha256Digest, Usage,
+    seek_table,
 };
 
 /// Where records begin in a frame.
@@ -56,11 +57,11 @@ pub struct Sealed {
 /// Writes one chunk. Until [`finish`](ChunkWriter::finish) has returned `Ok`, what was written is
 /// not a chunk; a writer that is dropped leaves it so.
 pub struct ChunkWriter<'e, W: Write> {
-    out: W,
+    out: Output<W>,
     encoder: &'e mut Encoder,
     content: Content,
     begins_inside_record: bool,
-    sha256: Sha256,
+    /// Of the frames, before they are sealed.
     stored_bytes: u64,
     raw_bytes: u64,
     records: u64,
@@ -80,6 +81,26 @@ impl<'e, W: Write> ChunkWriter<'e, W> {
         content: &Content,
         begins_inside_record: bool,
     ) -> ChunkWriter<'e, W> {
+        ChunkWriter::begin(Output::plain(out), encoder, content, begins_inside_record)
+    }
+
+    /// The same for a chunk that is sealed on its way to `out`: what [`Sealed`] says of stored bytes is about the sealed
+    /// ones.
+    pub fn sealing(
+        out: SealWriter<W>,
+        encoder: &'e mut Encoder,
+        content: &Content,
+        begins_inside_record: bool,
+    ) -> ChunkWriter<'e, W> {
+        ChunkWriter::begin(Output::Sealed(out), encoder, content, begins_inside_record)
+    }
+
+    fn begin(
+        out: Output<W>,
+        encoder: &'e mut Encoder,
+        content: &Content,
+        begins_inside_record: bool,
+    ) -> ChunkWriter<'e, W> {
         index::begin(&mut encoder.index);
         seek_table::begin(&mut encoder.seek_table);
         ChunkWriter {
@@ -87,7 +108,6 @@ impl<'e, W: Write> ChunkWriter<'e, W> {
             encoder,
             content: *content,
             begins_inside_record,
-            sha256: Sha256::new(),
             stored_bytes: 0,
             raw_bytes: 0,
             records: 0,
@@ -112,10 +132,10 @@ impl<'e, W: Write> ChunkWriter<'e, W> {
                 let stored = stored?;
                 let mut slices = [IoSlice::new(stored)];
                 let digest = FrameDigest::of(&slices);
-                self.sha256.update(stored);
                 let stored_len = stored.len();
                 let checksum = frame::stored_checksum(stored);
-                write_all(&mut self.out, &mut slices)
+                self.out
+                    .write_all(&mut slices)
                     .map_err(ChunkError::io("write a frame", self.stored_bytes))?;
                 (stored_len, digest, checksum)
             }
@@ -162,9 +182,8 @@ impl<'e, W: Write> ChunkWriter<'e, W> {
             let mut slices = [frame_header, block_header, block, end].map(IoSlice::new);
             for slice in &slices {
                 digest.update(slice);
-                self.sha256.update(&**slice);
             }
-            write_all(&mut self.out, &mut slices)?;
+            self.out.write_all(&mut slices)?;
         }
         Ok((digest.finish(), frame::checksum(raw_hash.digest())))
     }
@@ -202,7 +221,8 @@ impl<'e, W: Write> ChunkWriter<'e, W> {
         self.raw_bytes
     }
 
-    /// Bytes written so far. The finished chunk has more: its index and its seek table.
+    /// Bytes of the frames so far. The finished chunk has more: its index and its seek table, and the seal if there is
+    /// one ([`sealed_bytes`](crate::sealed_bytes)).
     pub fn stored_bytes(&self) -> u64 {
         self.stored_bytes
     }
@@ -264,26 +284,24 @@ impl<'e, W: Write> ChunkWriter<'e, W> {
         assert!(index.len() as u64 <= INDEX_BYTES_WRITTEN_MAX);
         assert!(seek_table.len() as u64 <= seek_table::bytes(FRAMES_WRITTEN_MAX));
 
-        self.sha256.update(&index);
-        self.sha256.update(&seek_table);
-        write_all(
-            &mut self.out,
-            &mut [IoSlice::new(index), IoSlice::new(seek_table)],
-        )
-        .map_err(ChunkError::io("write the index", self.stored_bytes))?;
+        self.out
+            .write_all(&mut [IoSlice::new(index), IoSlice::new(seek_table)])
+            .map_err(ChunkError::io("write the index", self.stored_bytes))?;
+        let index_sha256 = Sha256Digest::of(index);
+        let (out, stored) = self.out.finish()?;
         let sealed = Sealed {
-            stored_bytes: self.stored_bytes + index.len() as u64 + seek_table.len() as u64,
+            stored_bytes: stored.bytes,
             raw_bytes: self.raw_bytes,
             records: self.records,
             frames: self.frames,
-            sha256: self.sha256.into(),
-            index_sha256: Sha256Digest::of(index),
+            sha256: stored.sha256,
+            index_sha256,
             first_position: self.first_position,
             last_position: last_position.to_vec(),
             begins_inside_record: self.begins_inside_record,
             ends_inside_record,
         };
-        Ok((self.out, sealed))
+        Ok((out, sealed))
     }
 
     fn next_place(&self) -> Place {
@@ -330,19 +348,4 @@ fn check_limit(
             limit,
         })
     }
-}
-
-/// Writes all of `slices`, however many calls it takes. The standard library's
-/// `Write::write_all_vectored` is not stable.
-fn write_all<W: Write>(out: &mut W, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
-    IoSlice::advance_slices(&mut slices, 0); // drops empty slices at the front
-    while !slices.is_empty() {
-        match out.write_vectored(slices) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => IoSlice::advance_slices(&mut slices, written),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }

@@ -16,6 +16,7 @@ use crate::layout::{
 };
 use crate::open_dump::check_record;
 use crate::options::DumpOptions;
+use crate::sealing::Sealing;
 use crate::stores::Stores;
 use crate::sums::check_chunks;
 
@@ -23,6 +24,8 @@ use crate::sums::check_chunks;
 pub(crate) struct Found {
     /// The HEAD of the dump to go on with; `None` if all stores are empty.
     head: Option<(Head, Vec<u8>)>,
+    /// The key of that dump, if it is sealed.
+    sealing: Option<Sealing>,
     /// Stores that are empty.
     empty: Vec<usize>,
     /// Stores where the dump is finished: not all of them.
@@ -48,6 +51,7 @@ impl Found {
     ) -> Result<Self, DumpError> {
         let mut found = Self {
             head: None,
+            sealing: None,
             empty: Vec::new(),
             finished: Vec::new(),
         };
@@ -77,6 +81,13 @@ impl Found {
                         store.url()
                     )));
                 }
+                Some((_, first)) if *first != bytes => {
+                    return Err(DumpError::Damaged {
+                        store: store.url().to_owned(),
+                        object: layout::HEAD.to_owned(),
+                        reason: "is not that of an earlier one of the stores, which has the same dump; restore it, or choose another folder".to_owned(),
+                    });
+                }
                 Some(_) => {}
                 None => found.head = Some((head, bytes)),
             }
@@ -88,8 +99,10 @@ impl Found {
                 "{url} holds a finished dump: choose another folder, or look at this one with `tipple verify {url}`"
             )));
         }
-        if let Some((head, _)) = &found.head {
-            check_head(living[0].1.url(), head, source, options)?;
+        if let Some((head, bytes)) = &found.head {
+            let url = living[0].1.url();
+            found.sealing = Sealing::unlock(url, head, bytes, options.keys.as_ref())?;
+            check_head(url, head, source, options)?;
         }
         Ok(found)
     }
@@ -98,18 +111,23 @@ impl Found {
         self.head.is_none()
     }
 
-    /// Makes sure that every store has the HEAD: a new one if none has any.
+    /// Makes sure that every store has the HEAD: a new one if none has any. Returns it with the dump's key, if it is
+    /// sealed.
     pub(crate) fn head(
         self,
         source: &dyn Source,
         stores: &Stores<'_>,
         options: &DumpOptions,
-    ) -> Result<Head, DumpError> {
-        let (head, bytes) = self.head.unwrap_or_else(|| {
-            let head = new_head(source, options);
-            let bytes = layout::to_json(&head);
-            (head, bytes)
-        });
+    ) -> Result<(Head, Option<Sealing>), DumpError> {
+        let (head, bytes, sealing) = match self.head {
+            Some((head, bytes)) => (head, bytes, self.sealing),
+            None => {
+                let (head, sealing) = new_head(source, options)?;
+                let name = layout::object(layout::HEAD);
+                let bytes = layout::to_closed_json(&name, &head, sealing.as_ref());
+                (head, bytes, sealing)
+            }
+        };
         for number in self.empty {
             if stores.is_living(number) {
                 let store = stores.get(number);
@@ -119,7 +137,7 @@ impl Found {
             }
         }
         failpoint!("begun");
-        Ok(head)
+        Ok((head, sealing))
     }
 }
 
@@ -151,7 +169,8 @@ fn held(store: &dyn Store) -> Result<Held, DumpError> {
     }
     let object = layout::object(layout::HEAD);
     let bytes = layout::get_json_bytes(store, &object)?;
-    let head: Head = layout::parse_json(store, &object, &bytes)?;
+    // Whether it is authentic is looked at when the key is known.
+    let head: Head = layout::parse_json(store, &object, &bytes, None)?;
     if has_done {
         return Ok(Held::Finished(head, bytes));
     }
@@ -192,12 +211,23 @@ fn check_head(
     Ok(())
 }
 
-fn new_head(source: &dyn Source, options: &DumpOptions) -> Head {
+fn new_head(
+    source: &dyn Source,
+    options: &DumpOptions,
+) -> Result<(Head, Option<Sealing>), DumpError> {
     let (name, version) = source.content();
-    Head {
+    let dump = layout::random_hex(16);
+    let (sealing, seal) = match &options.keys {
+        None => (None, None),
+        Some(keys) => {
+            let (sealing, seal) = Sealing::begin(keys, &dump)?;
+            (Some(sealing), Some(seal))
+        }
+    };
+    let head = Head {
         format: Format::CURRENT,
         written_by: concat!("tipple ", env!("CARGO_PKG_VERSION")).to_owned(),
-        dump: layout::random_hex(16),
+        dump,
         started: layout::now(),
         source: source.identity(),
         content: ContentVersion {
@@ -205,7 +235,9 @@ fn new_head(source: &dyn Source, options: &DumpOptions) -> Head {
             version,
         },
         shaping: options.shaping(),
-    }
+        seal,
+    };
+    Ok((head, sealing))
 }
 
 /// A sealed plan of an earlier run, and the store it was found in.
@@ -220,9 +252,10 @@ pub(crate) fn sealed_plan(
     job: &Job,
     source: &dyn Source,
     stores: &Stores<'_>,
+    sealing: Option<&Sealing>,
 ) -> Result<Option<SealedPlan>, DumpError> {
     for (number, store) in stores.living() {
-        match sealed_plan_in(job, source, store) {
+        match sealed_plan_in(job, source, store, sealing) {
             Ok(Some((id, sealed))) => {
                 return Ok(Some(SealedPlan {
                     id,
@@ -241,6 +274,7 @@ fn sealed_plan_in(
     job: &Job,
     source: &dyn Source,
     store: &dyn Store,
+    sealing: Option<&Sealing>,
 ) -> Result<Option<(String, Sealed)>, DumpError> {
     let mut plans = BTreeSet::new();
     let mut sealed_plans = BTreeSet::new();
@@ -256,7 +290,7 @@ fn sealed_plan_in(
     })?;
     let warn = |message: String| job.tell(&Event::Warning { message });
     for id in sealed_plans {
-        let sealed: Sealed = layout::read_json(store, &layout::planned_object(&id))?;
+        let sealed: Sealed = layout::read_json(store, &layout::planned_object(&id), sealing)?;
         if source.resumable() && source.is_same(&sealed.planned.incarnation)? {
             check_plan(store, &id, &sealed)?;
             return Ok(Some((id, sealed)));
@@ -313,6 +347,7 @@ pub(crate) fn committed_parts(
     head: &Head,
     plan: &str,
     sealed: &Sealed,
+    sealing: Option<&Sealing>,
 ) -> Result<Vec<PartRecord>, DumpError> {
     let mut parts = Vec::new();
     store.list(&format!("parts/{plan}-"), &mut |entry| {
@@ -322,7 +357,7 @@ pub(crate) fn committed_parts(
     let records = parts
         .iter()
         .map(|part| {
-            let record = layout::read_json(store, &layout::part_object(part))?;
+            let record = layout::read_json(store, &layout::part_object(part), sealing)?;
             check_record(store, head, part, &record)?;
             Ok(record)
         })

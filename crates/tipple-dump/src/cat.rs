@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::io::{self, Write};
 
-use tipple_chunk::Decoder;
+use tipple_chunk::{Decoder, KeyRing};
 use tipple_flow::{Content, Failure, Party, RecordReader, Stop};
 use tipple_store::Store;
 
@@ -14,7 +14,7 @@ use crate::open_dump::OpenDump;
 use crate::part_frames::PartFrames;
 
 /// Which records are shown, and how.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct CatOptions {
     /// Read the committed parts of an unfinished dump.
     pub partial: bool,
@@ -24,6 +24,8 @@ pub struct CatOptions {
     pub records_max: Option<u64>,
     /// Not as JSON but as the source's users know them, where the content has such a form.
     pub raw: bool,
+    /// The keys of a sealed dump.
+    pub keys: Option<KeyRing>,
 }
 
 /// Writes the records of the dump in `store` to `out`, in the order of their parts: one JSON object a line, or raw.
@@ -38,7 +40,7 @@ pub fn cat(
     out: &mut dyn Write,
     options: &CatOptions,
 ) -> Result<u64, DumpError> {
-    let dump = OpenDump::open(store, options.partial)?;
+    let dump = OpenDump::open(store, options.partial, options.keys.as_ref())?;
     dump.check_parts()?;
     let content = known_content(&dump, contents)?;
     let mut decoder = Decoder::new().map_err(DumpError::chunk("a decoder"))?;
@@ -48,7 +50,7 @@ pub fn cat(
         let record = dump.record(&part)?;
         let error = RefCell::new(None);
         let mut frames = PartFrames::new(
-            store,
+            &dump,
             &record,
             (content.name(), content.version()),
             &mut decoder,

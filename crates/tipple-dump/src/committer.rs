@@ -13,6 +13,7 @@ use crate::error::DumpError;
 use crate::failpoint::failpoint;
 use crate::job::{Event, Job, bump};
 use crate::layout::{self, ChunkEntry, Format, PartRecord, SealedPart};
+use crate::sealing::Sealing;
 use crate::spool::Waiting;
 use crate::stores::Stores;
 
@@ -53,9 +54,9 @@ impl OpenPart {
     }
 
     /// A sealed chunk is on its way to every store.
-    pub(crate) fn send(&self, number: u32, name: &ObjectName, sealed: &Sealed) {
+    pub(crate) fn send(&self, number: u32, entry: ChunkEntry) {
         let mut state = self.lock();
-        state.chunks.insert(number, ChunkEntry::new(name, sealed));
+        state.chunks.insert(number, entry);
         state.in_flight.iter_mut().for_each(|chunks| *chunks += 1);
     }
 
@@ -190,6 +191,7 @@ pub(crate) struct Committer<'a> {
     pub(crate) job: &'a Job,
     pub(crate) stores: &'a Stores<'a>,
     pub(crate) number: usize,
+    pub(crate) sealing: Option<&'a Sealing>,
 }
 
 impl Committer<'_> {
@@ -264,9 +266,9 @@ impl Committer<'_> {
     ) -> Result<(), DumpError> {
         let object = layout::part_object(&record.part);
         failpoint!("committing");
-        match layout::put_json(store, &object, record) {
+        match layout::put_json(store, &object, record, self.sealing) {
             Err(DumpError::Store(error)) if error.kind() == StoreErrorKind::AlreadyExists => {
-                let first: PartRecord = layout::read_json(store, &object)?;
+                let first: PartRecord = layout::read_json(store, &object, self.sealing)?;
                 check_planned(store, planned, &first)?;
                 for chunk in &record.chunks {
                     if first.chunks.iter().all(|other| other.name != chunk.name) {

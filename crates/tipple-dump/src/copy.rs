@@ -13,7 +13,7 @@ use tipple_store::{Access, StoreOptions, open_store};
 
 use crate::dump::{FirstFailure, memory_budget, temporary_dir};
 use crate::error::DumpError;
-use crate::filling::{self, MESSAGES_MAX, Message};
+use crate::filling::{self, MESSAGES_MAX, Message, Plans};
 use crate::job::{Event, Job, Phase, Report, bump};
 use crate::layout::{self, SealedPart};
 use crate::ledger::Ledger;
@@ -154,7 +154,7 @@ impl Copying<'_> {
         let scratch_dir = (self.plans.get(0).staging_dir()).expect("a local folder");
         let ready = Ledger::new([]);
         let plan = layout::random_hex(8);
-        let planning = Planning::new(self.job, plan, scratch_dir, &ready, false);
+        let planning = Planning::new(self.job, plan, scratch_dir, None, &ready, false);
         let _planner = self.memory.try_acquire(self.source.planner_bytes())?;
         let other_bytes = self.source.reader_bytes() + self.sink.writer_bytes();
         let lanes = (0..self.options.workers(self.sink))
@@ -176,9 +176,12 @@ impl Copying<'_> {
                 });
                 scope.spawn(move || {
                     let begin = SealedPart::clone;
-                    let (source, plans) = (self.source, self.plans);
+                    let plans = Plans {
+                        stores: self.plans,
+                        sealing: None,
+                    };
                     if let Err(error) =
-                        filling::fill(gate, source, plans, ready, &pool, &to_sink, begin)
+                        filling::fill(gate, self.source, plans, ready, &pool, &to_sink, begin)
                     {
                         fail(error);
                     }

@@ -7,7 +7,7 @@ use std::sync::mpsc::{channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tipple_budget::{Budget, BufferPool, Gate, Permit};
-use tipple_chunk::{Content, Encoder};
+use tipple_chunk::{Content, Encoder, Scratch};
 use tipple_flow::{Estimate, Source};
 use tipple_store::{Store, StoreErrorKind};
 
@@ -15,14 +15,15 @@ use crate::begin::{self, Found, SealedPlan};
 use crate::committer::{Committer, OpenPart, ToCommitters, Work};
 use crate::error::DumpError;
 use crate::failpoint::failpoint;
-use crate::filling::{self, MESSAGES_MAX};
+use crate::filling::{self, MESSAGES_MAX, Plans};
 use crate::job::{Event, Job, Phase, Report, bump};
 use crate::layout::{self, Done, Head, PartRecord, Sealed, SealedPart};
 use crate::ledger::Ledger;
 use crate::options::DumpOptions;
-use crate::planning::{self, Planning};
+use crate::planning::{self, PlanSeal, Planning};
 use crate::replicate::Replicator;
 use crate::sealer::Sealer;
+use crate::sealing::Sealing;
 use crate::spool::{Spool, SpoolPlace};
 use crate::stores::Stores;
 use crate::sums::Sums;
@@ -56,7 +57,8 @@ pub fn dump(
         job.set_spool(&room);
     }
     let (is_fresh, finished) = (found.is_empty(), found.finished.first().copied());
-    let head = found.head(source, stores, options)?;
+    let (head, sealing) = found.head(source, stores, options)?;
+    let sealing = sealing.as_ref();
     stores.each(|store| {
         for leftover in store.leftovers()?.iter().filter(|one| layout::is_ours(one)) {
             store.remove_leftover(leftover)?;
@@ -69,14 +71,15 @@ pub fn dump(
         stores,
         spool: &spool,
         threads: options.threads,
+        sealing,
     };
     if let Some(from) = finished {
         replicator.finished(&head, from)?;
-        return finished_report(job, stores, from);
+        return finished_report(job, stores, from, sealing);
     }
     let resumed = match is_fresh {
         true => None,
-        false => begin::sealed_plan(job, source, stores)?,
+        false => begin::sealed_plan(job, source, stores, sealing)?,
     };
     let plan = match resumed {
         Some(plan) => Plan::resumed(&replicator, &head, plan)?,
@@ -91,13 +94,15 @@ pub fn dump(
         memory: &memory,
         spool: &spool,
         plan: &plan,
+        extension: &head.chunk_extension(),
+        sealing,
     };
     let (plan_id, sealed) = run.workers()?;
 
     job.phase(Phase::Finishing);
-    let sums = stores.any(|store| Sums::of(store, &plan_id, &sealed))?;
+    let sums = stores.any(|store| Sums::of(store, &plan_id, &sealed, sealing))?;
     let said = source.finish(&sealed.planned, sums.records, &sums.outcomes)?;
-    stores.each(|store| finish(store, &plan_id, &sealed, &said))?;
+    stores.each(|store| finish(store, &plan_id, &sealed, &said, sealing))?;
     Ok(Report {
         records: sums.records,
         chunks: sums.chunks,
@@ -119,17 +124,18 @@ fn finish(
     plan: &str,
     sealed: &Sealed,
     said: &serde_json::Value,
+    sealing: Option<&Sealing>,
 ) -> Result<(), DumpError> {
-    let sums = Sums::of(store, plan, sealed)?;
+    let sums = Sums::of(store, plan, sealed, sealing)?;
     failpoint!("summing");
     sums.put(store)?;
     failpoint!("summed");
     let done = sums.done(plan, said.clone());
     let object = layout::object(layout::DONE);
-    match layout::put_json(store, &object, &done) {
+    match layout::put_json(store, &object, &done, sealing) {
         // Another process has finished the same dump a moment ago: its DONE differs in the time alone.
         Err(DumpError::Store(error)) if error.kind() == StoreErrorKind::AlreadyExists => {
-            let first: Done = layout::read_json(store, &object)?;
+            let first: Done = layout::read_json(store, &object, sealing)?;
             if (&first.plan, first.digest) != (&done.plan, done.digest) {
                 return Err(error.into());
             }
@@ -141,8 +147,13 @@ fn finish(
 }
 
 /// What a dump came to that an earlier run had finished in the store `from`, and that the others have now too.
-fn finished_report(job: &Job, stores: &Stores<'_>, from: usize) -> Result<Report, DumpError> {
-    let done: Done = layout::read_json(stores.get(from), &layout::object(layout::DONE))?;
+fn finished_report(
+    job: &Job,
+    stores: &Stores<'_>,
+    from: usize,
+    sealing: Option<&Sealing>,
+) -> Result<Report, DumpError> {
+    let done: Done = layout::read_json(stores.get(from), &layout::object(layout::DONE), sealing)?;
     Ok(Report {
         records: done.records,
         chunks: done.chunks,
@@ -292,6 +303,9 @@ struct Run<'a> {
     memory: &'a Budget,
     spool: &'a Spool,
     plan: &'a Plan,
+    /// What the names of chunks end with.
+    extension: &'a str,
+    sealing: Option<&'a Sealing>,
 }
 
 impl Run<'_> {
@@ -300,7 +314,9 @@ impl Run<'_> {
         let gate = self.job.gate();
         let failure = FirstFailure::new(gate);
         let lanes = self.lanes()?;
-        let _planner: Permit = self.memory.try_acquire(self.source.planner_bytes())?;
+        let _planner: Permit = self
+            .memory
+            .try_acquire(self.options.planner_bytes(self.source))?;
         let committed: BTreeSet<_> = self
             .plan
             .committed
@@ -326,21 +342,34 @@ impl Run<'_> {
         let fail = |error| failure.set(error);
         let (name, version) = self.source.content();
         let content = Content::new(name, version);
+        let seal = match self.sealing {
+            None => None,
+            Some(sealing) => Some(PlanSeal {
+                sealing,
+                scratch: Scratch::random().map_err(DumpError::chunk("--encrypt-key"))?,
+            }),
+        };
         let planning = Planning::new(
             self.job,
             self.plan.id.clone(),
             self.spool.scratch_dir(),
+            seal,
             &ready,
             true,
         );
 
+        let plans = Plans {
+            stores: self.stores,
+            sealing: self.sealing,
+        };
         let sealed = std::thread::scope(|scope| {
             for (pool, mut encoder, permit) in lanes {
                 let (to_encoder, messages) = sync_channel(MESSAGES_MAX);
                 let sealer = Sealer {
                     job: self.job,
                     content,
-                    content_name: name,
+                    extension: self.extension,
+                    sealing: self.sealing,
                     chunk_bytes_max: self.options.chunk_bytes_max,
                     spool: self.spool,
                     chunk_room: self.options.chunk_room(),
@@ -358,7 +387,7 @@ impl Run<'_> {
                     let filled = filling::fill(
                         gate,
                         self.source,
-                        self.stores,
+                        plans,
                         ready,
                         &pool,
                         &to_encoder,
@@ -377,6 +406,7 @@ impl Run<'_> {
                         job: self.job,
                         stores: self.stores,
                         number,
+                        sealing: self.sealing,
                     };
                     scope.spawn(move || committer.run(&work, fail));
                 }
@@ -385,7 +415,7 @@ impl Run<'_> {
                 Some(sealed) => Ok((self.plan.id.clone(), sealed.clone())),
                 None => planning
                     .run(self.source, self.stores, &fail)
-                    .and_then(|whole| planning::seal(self.stores, whole)),
+                    .and_then(|whole| planning::seal(self.stores, whole, self.sealing)),
             };
             ready.close();
             match sealed {
@@ -408,7 +438,8 @@ impl Run<'_> {
     /// Two buffers and an encoder for each worker, all allocated now, all accounted for.
     fn lanes(&self) -> Result<Vec<(BufferPool, Encoder, Permit)>, DumpError> {
         let (codec, buffer_bytes) = (self.options.codec, self.options.buffer_bytes);
-        let other_bytes = codec.encoder_bytes() + self.source.reader_bytes();
+        let other_bytes =
+            codec.encoder_bytes() + self.source.reader_bytes() + self.options.sealing_bytes();
         (0..self.options.threads)
             .map(|_| {
                 let pool = BufferPool::new(2, buffer_bytes, self.memory)?;

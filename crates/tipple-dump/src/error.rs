@@ -23,6 +23,8 @@ pub enum ErrorKind {
     Budget,
     /// Written by a newer format version (exit code 13).
     Version,
+    /// Sealed with a key that is not there, or not sealed although a key was given (exit code 13).
+    Key,
     /// Cancelled by the user; the same command goes on where it was (exit code 130).
     Interrupted,
 }
@@ -102,6 +104,14 @@ pub enum DumpError {
         /// `reads` or `writes`.
         verb: &'static str,
     },
+    /// The key that the dump takes is not there.
+    #[error("{store}: {reason}")]
+    Key {
+        /// The store.
+        store: String,
+        /// Why, and what to do. Names the key, and never says what it is.
+        reason: String,
+    },
     /// Cancelled.
     #[error("interrupted; run the same command again to go on")]
     Interrupted,
@@ -117,6 +127,7 @@ impl DumpError {
                 tipple_chunk::ErrorKind::FormatVersion => ErrorKind::Version,
                 tipple_chunk::ErrorKind::Io => ErrorKind::Store,
                 tipple_chunk::ErrorKind::Usage => ErrorKind::Usage,
+                tipple_chunk::ErrorKind::Key => ErrorKind::Key,
                 _ => ErrorKind::Damaged,
             },
             Self::Failure(failure) => match failure.party() {
@@ -133,6 +144,7 @@ impl DumpError {
             },
             Self::Budget(_) | Self::Spool { .. } | Self::Disk { .. } => ErrorKind::Budget,
             Self::Version { .. } => ErrorKind::Version,
+            Self::Key { .. } => ErrorKind::Key,
             Self::Interrupted => ErrorKind::Interrupted,
         }
     }

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use serde::Serialize;
+use tipple_chunk::{KeyRing, sealed_bytes};
 use tipple_flow::Source;
 use tipple_store::Store;
 
@@ -45,6 +46,7 @@ pub fn dry_run(
     options.validate()?;
     let estimate = source.check()?;
     let frames = estimate.bytes.div_ceil(tipple_flow::FRAME_BYTES_MAX as u64);
+    let stored = options.codec.chunk_bytes_max(estimate.bytes, frames);
     Ok(DryRun {
         parts: estimate.parts,
         records: estimate.records,
@@ -52,7 +54,14 @@ pub fn dry_run(
         memory_bytes: options.memory_bytes(source, stores),
         spool_bytes_max: options.spool_bytes(stores),
         plan_bytes_max: estimate.plan_bytes_max,
-        stored_bytes_max: options.codec.chunk_bytes_max(estimate.bytes, frames),
+        stored_bytes_max: match options.keys {
+            None => stored,
+            // And a header for every chunk.
+            Some(_) => {
+                let chunks = estimate.bytes / options.chunk_bytes_max + estimate.parts;
+                sealed_bytes(stored).saturating_add(chunks.saturating_mul(sealed_bytes(0)))
+            }
+        },
     })
 }
 
@@ -87,7 +96,7 @@ pub struct ReadDryRun {
 /// # Errors
 /// [`DumpError`] if there is no dump, or what says how much there is is damaged: `verify` itself tells where.
 pub fn verify_dry_run(store: &dyn Store, options: &VerifyOptions) -> Result<ReadDryRun, DumpError> {
-    let dump = OpenDump::open(store, true)?;
+    let dump = OpenDump::open(store, true, options.keys.as_ref())?;
     let mut need = ReadDryRun {
         memory_bytes: options.memory_bytes(store),
         read_bytes: small_bytes(&dump, |_| true)?,
@@ -108,8 +117,11 @@ pub fn verify_dry_run(store: &dyn Store, options: &VerifyOptions) -> Result<Read
 ///
 /// # Errors
 /// [`DumpError`] if there is no dump.
-pub fn list_dry_run(store: &dyn Store) -> Result<ReadDryRun, DumpError> {
-    let dump = OpenDump::open(store, true)?;
+pub fn list_dry_run(store: &dyn Store, keys: Option<&KeyRing>) -> Result<ReadDryRun, DumpError> {
+    let dump = match keys {
+        None => OpenDump::look(store)?,
+        Some(_) => OpenDump::open(store, true, keys)?,
+    };
     let is_read = |name: &str| name.ends_with("/PLANNED") || !name.starts_with("plan/");
     let read_bytes = small_bytes(&dump, |name| is_read(name) && name != layout::SHA256SUMS)?;
     Ok(ReadDryRun {

@@ -10,6 +10,7 @@ use crate::error::DumpError;
 use crate::failpoint::failpoint;
 use crate::layout::SealedPart;
 use crate::ledger::Ledger;
+use crate::sealing::Sealing;
 use crate::stores::Stores;
 
 /// What goes to the other side of a lane, which encodes (dump) or applies (copy). Bounded by the two buffers and the
@@ -25,12 +26,20 @@ pub(crate) enum Message<P> {
 /// How many messages wait for the other side. Blocks are bounded by the buffers; this is for what stands between them.
 pub(crate) const MESSAGES_MAX: usize = 4;
 
+/// Where plan objects are.
+#[derive(Clone, Copy)]
+pub(crate) struct Plans<'a> {
+    pub(crate) stores: &'a Stores<'a>,
+    /// The key, if they are sealed.
+    pub(crate) sealing: Option<&'a Sealing>,
+}
+
 /// Lets `source` write part after part of `ledger`, until there are none left. `begin` makes of a part what the other
 /// side needs to know of it.
 pub(crate) fn fill<P>(
     gate: &Gate,
     source: &dyn Source,
-    plans: &Stores<'_>,
+    plans: Plans<'_>,
     ledger: &Ledger<SealedPart>,
     pool: &BufferPool,
     other_side: &SyncSender<Message<P>>,
@@ -82,13 +91,13 @@ impl<P> Drain for ToOtherSide<'_, P> {
 
 /// A planned part whose plan object is in the stores.
 struct StoredPart<'a> {
-    plans: &'a Stores<'a>,
+    plans: Plans<'a>,
     planned: &'a SealedPart,
     error: RefCell<Option<DumpError>>,
 }
 
 impl<'a> StoredPart<'a> {
-    fn new(plans: &'a Stores<'a>, planned: &'a SealedPart) -> Self {
+    fn new(plans: Plans<'a>, planned: &'a SealedPart) -> Self {
         Self {
             plans,
             planned,
@@ -110,8 +119,19 @@ impl tipple_flow::Part for StoredPart<'_> {
         &self.planned.name
     }
     fn open(&self) -> Result<Box<dyn tipple_flow::PlanRead>, Stop> {
-        match self.plans.open(&self.planned.object()) {
-            Ok(object) => Ok(Box::new(object)),
+        let name = self.planned.object();
+        let opened = self.plans.stores.open(&name).and_then(|object| {
+            Ok(match self.plans.sealing {
+                None => Box::new(object) as Box<dyn tipple_flow::PlanRead>,
+                Some(sealing) => Box::new(
+                    sealing
+                        .plan_reader(object, &self.planned.name)
+                        .map_err(DumpError::chunk(&name))?,
+                ),
+            })
+        });
+        match opened {
+            Ok(object) => Ok(object),
             Err(error) => {
                 *self.error.borrow_mut() = Some(error);
                 Err(Cancelled.into())

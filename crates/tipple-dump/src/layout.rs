@@ -14,6 +14,9 @@
 //! they would be with 64 zeros there. So a digit that changed on disk is told from one that was written.
 //!
 //! `<part>` is `<plan>-<nnnnnnnn>`, so a part tells its plan; a plan without PLANNED is void, and so are its parts.
+//! In a sealed dump, chunks and plan objects are sealed, and `.sealed` is added to their names; the JSON objects end with a
+//! line more, `mac`, and part records hide positions: `sealing.rs` says how, and the chunk's FORMAT.md with which keys.
+//!
 //! All of them are written with put-if-absent (I5). Readers accept newer minor versions and refuse newer major
 //! ones; writers refuse to go on with anything newer than they are.
 
@@ -31,6 +34,7 @@ use tipple_flow::{Identity, NewPart, Outcomes, PartName, PlanBody};
 use tipple_store::{Leftover, ObjectName, Store, StoreError, StoreErrorKind};
 
 use crate::error::DumpError;
+use crate::sealing::{SEALED, Seal, Sealing, without_mac};
 
 /// Readers refuse other major versions.
 pub const FORMAT_MAJOR: u32 = 1;
@@ -93,6 +97,17 @@ pub struct Head {
     pub content: ContentVersion,
     /// The options that shape the data.
     pub shaping: Shaping,
+    /// How the dump is sealed, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<Seal>,
+}
+
+impl Head {
+    /// What the names of chunks end with.
+    pub(crate) fn chunk_extension(&self) -> String {
+        let sealed = self.seal.as_ref().map_or("", |_| SEALED);
+        format!("{}.zst{sealed}", self.content.name)
+    }
 }
 
 /// A part in PLANNED.
@@ -112,11 +127,15 @@ pub struct SealedPart {
 }
 
 impl SealedPart {
-    /// The part that a source planned, under its name.
+    /// The part that a source planned, under its name, with the extension of its plan object.
     ///
     /// # Errors
     /// `Disk` if the file that becomes its plan object cannot be read.
-    pub(crate) fn new(name: PartName, part: &NewPart) -> Result<Self, DumpError> {
+    pub(crate) fn new(
+        name: PartName,
+        part: &NewPart,
+        extension: String,
+    ) -> Result<Self, DumpError> {
         let sha256 = match &part.body {
             PlanBody::Bytes(bytes) => Sha256Digest::of(bytes),
             PlanBody::File(path) => File::open(path)
@@ -126,7 +145,7 @@ impl SealedPart {
         };
         Ok(Self {
             name,
-            extension: part.extension.to_owned(),
+            extension,
             records: part.records,
             bytes_estimate: part.bytes_estimate,
             sha256,
@@ -197,9 +216,9 @@ pub struct ChunkEntry {
     pub frames: u32,
     /// Of the stored bytes.
     pub sha256: Sha256Digest,
-    /// Of the chunk's index frame, so that ranged reads are verified.
+    /// Of the chunk's index frame, so that ranged reads are verified. In a sealed dump a tag of that.
     pub index_sha256: Sha256Digest,
-    /// Of the first record that begins in it, in hex.
+    /// Of the first record that begins in it, in hex. In a sealed dump sealed, as is the last one.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub first_position: String,
     /// Of the last record that begins in it, in hex.
@@ -360,10 +379,10 @@ pub(crate) fn chunk_object(
     part: &PartName,
     number: u32,
     sha256: &Sha256Digest,
-    content: &str,
+    extension: &str,
 ) -> ObjectName {
     object(&format!(
-        "chunks/{part}-{number:04}-{}.{content}.zst",
+        "chunks/{part}-{number:04}-{}.{extension}",
         sha256.short()
     ))
 }
@@ -376,8 +395,9 @@ pub(crate) fn put_json<T: Serialize>(
     store: &dyn Store,
     name: &ObjectName,
     value: &T,
+    sealing: Option<&Sealing>,
 ) -> Result<(), DumpError> {
-    let bytes = to_json(value);
+    let bytes = to_closed_json(name, value, sealing);
     if bytes.len() as u64 > JSON_BYTES_MAX {
         return Err(DumpError::Usage(format!(
             "{name} would have {} bytes, and {JSON_BYTES_MAX} is the most: give a larger --chunk-size, and larger parts",
@@ -403,6 +423,19 @@ pub(crate) fn exists(store: &dyn Store, name: &ObjectName) -> Result<bool, DumpE
         Ok(_) => Ok(true),
         Err(error) if error.kind() == tipple_store::StoreErrorKind::NotFound => Ok(false),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// An object's bytes, with a mac if the dump is sealed.
+pub(crate) fn to_closed_json<T: Serialize>(
+    name: &ObjectName,
+    value: &T,
+    sealing: Option<&Sealing>,
+) -> Vec<u8> {
+    let json = to_json(value);
+    match sealing {
+        None => json,
+        Some(sealing) => sealing.close_json(name, json),
     }
 }
 
@@ -448,12 +481,13 @@ fn last_place(bytes: &[u8], digest: &[u8]) -> Option<usize> {
 }
 
 /// Reads a JSON object of the layout. The format is looked at before anything else, so that a newer version is
-/// told apart from damage; then whether the bytes are those that were written.
+/// told apart from damage; then whether the bytes are those that were written, by their mac if the dump is sealed.
 pub(crate) fn read_json<T: DeserializeOwned>(
     store: &dyn Store,
     name: &ObjectName,
+    sealing: Option<&Sealing>,
 ) -> Result<T, DumpError> {
-    parse_json(store, name, &get_json_bytes(store, name)?)
+    parse_json(store, name, &get_json_bytes(store, name)?, sealing)
 }
 
 pub(crate) fn get_json_bytes(store: &dyn Store, name: &ObjectName) -> Result<Vec<u8>, DumpError> {
@@ -475,6 +509,7 @@ pub(crate) fn parse_json<T: DeserializeOwned>(
     store: &dyn Store,
     name: &ObjectName,
     bytes: &[u8],
+    sealing: Option<&Sealing>,
 ) -> Result<T, DumpError> {
     #[derive(Deserialize)]
     struct Versioned {
@@ -494,6 +529,11 @@ pub(crate) fn parse_json<T: DeserializeOwned>(
     if versioned.format.major != FORMAT_MAJOR {
         return Err(newer(store, name, versioned.format, "reads"));
     }
+    if let Some(sealing) = sealing {
+        sealing.check_json(store.url(), name, bytes)?;
+    }
+    let without_mac = without_mac(bytes);
+    let bytes = without_mac.as_deref().unwrap_or(bytes);
     let own: Sha256Digest =
         serde_json::from_value(versioned.own_sha256).map_err(|error| damaged(&error))?;
     if !is_own(bytes, &own) {

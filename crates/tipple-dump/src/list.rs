@@ -1,6 +1,7 @@
 //! The verb `list`: what is there.
 
 use serde::Serialize;
+use tipple_chunk::KeyRing;
 use tipple_store::Store;
 
 use crate::error::DumpError;
@@ -37,12 +38,16 @@ pub struct PartLine {
     pub lost: u64,
 }
 
-/// Lists a dump, finished or not.
+/// Lists a dump, finished or not. A sealed one can be looked at without its key; with `keys`, what it says is also
+/// authenticated.
 ///
 /// # Errors
-/// `Usage` if it is no dump; `Damaged`, `Version`, `Store`.
-pub fn list(store: &dyn Store) -> Result<Listing, DumpError> {
-    let dump = OpenDump::open(store, true)?;
+/// `Usage` if it is no dump; `Key` if `keys` are given and are not those of the dump; `Damaged`, `Version`, `Store`.
+pub fn list(store: &dyn Store, keys: Option<&KeyRing>) -> Result<Listing, DumpError> {
+    let dump = match keys {
+        None => OpenDump::look(store)?,
+        Some(_) => OpenDump::open(store, true, keys)?,
+    };
     let parts = dump
         .parts()
         .iter()

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
 use tipple_budget::{Budget, Permit};
-use tipple_chunk::Decoder;
+use tipple_chunk::{Decoder, KeyRing};
 use tipple_flow::{Failure, Outcomes, PartName, PartWriter, Party, RecordReader, Resume, Sink};
 use tipple_store::Store;
 
@@ -19,7 +19,7 @@ use crate::ledger::Ledger;
 use crate::load_state::{Applied, LoadState};
 use crate::open_dump::OpenDump;
 use crate::options::check_workers;
-use crate::part_frames::PartFrames;
+use crate::part_frames::{PartFrames, reading_bytes};
 
 /// Which parts: by their place among the sorted names, from 0, the end not included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub struct LoadOptions {
     pub state_dir: Option<PathBuf>,
     /// The most memory for all of it; refused at the start if that is too little. Default: what is needed.
     pub memory_bytes_max: Option<u64>,
+    /// The keys of a sealed dump.
+    pub keys: Option<KeyRing>,
 }
 
 impl Default for LoadOptions {
@@ -53,6 +55,7 @@ impl Default for LoadOptions {
             parts: None,
             state_dir: None,
             memory_bytes_max: None,
+            keys: None,
         }
     }
 }
@@ -61,7 +64,7 @@ impl LoadOptions {
     /// The memory that loading from `store` into `sink` will hold at most.
     pub fn memory_bytes(&self, store: &dyn Store, sink: &dyn Sink) -> u64 {
         let worker_bytes =
-            tipple_chunk::decoder_bytes() + sink.writer_bytes() + store.read_memory_bytes();
+            reading_bytes(self.keys.as_ref()) + sink.writer_bytes() + store.read_memory_bytes();
         self.workers(sink) as u64 * worker_bytes
     }
 
@@ -82,7 +85,7 @@ pub fn load(
     options: &LoadOptions,
 ) -> Result<Report, DumpError> {
     check_workers(options.threads, 64 << 10)?;
-    let dump = OpenDump::open(store, options.partial)?;
+    let dump = OpenDump::open(store, options.partial, options.keys.as_ref())?;
     dump.check_parts()?;
     let content = &dump.head().content;
     if !sink.accepts(&content.name, content.version) {
@@ -290,7 +293,7 @@ impl Loading<'_> {
         let failure = FirstFailure::new(gate);
         let ledger = Ledger::new(todo);
         ledger.close();
-        let other_bytes = tipple_chunk::decoder_bytes()
+        let other_bytes = reading_bytes(self.options.keys.as_ref())
             + self.sink.writer_bytes()
             + self.dump.store().read_memory_bytes();
         let lanes = (0..self.options.workers(self.sink))
@@ -352,7 +355,7 @@ impl Loading<'_> {
         let content = &self.dump.head().content;
         let error = RefCell::new(None);
         let mut frames = PartFrames::new(
-            self.dump.store(),
+            self.dump,
             record,
             (&content.name, content.version),
             decoder,

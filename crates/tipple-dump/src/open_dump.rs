@@ -3,16 +3,18 @@
 use std::ops::ControlFlow;
 
 use sha2::{Digest, Sha256};
-use tipple_chunk::Sha256Digest;
+use tipple_chunk::{KeyRing, Sha256Digest};
 use tipple_flow::PartName;
 use tipple_store::{ObjectName, Store, StoreErrorKind};
 
 use crate::error::DumpError;
 use crate::layout::{self, Done, Head, PartRecord, Sealed};
+use crate::sealing::Sealing;
 
 /// A dump in a store, opened for reading.
 pub struct OpenDump<'a> {
     store: &'a dyn Store,
+    sealing: Option<Sealing>,
     head: Head,
     done: Option<Done>,
     plan: Option<String>,
@@ -20,14 +22,46 @@ pub struct OpenDump<'a> {
 }
 
 impl<'a> OpenDump<'a> {
-    /// Opens a finished dump; an unfinished one only if `partial`, and then with its committed parts.
+    /// Opens a finished dump; an unfinished one only if `partial`, and then with its committed parts. `keys` are given
+    /// if and only if the dump is expected to be sealed.
     ///
     /// # Errors
-    /// `Usage` if it is no dump, or unfinished and not `partial`; `Damaged`, `Version`, `Store`.
-    pub fn open(store: &'a dyn Store, partial: bool) -> Result<Self, DumpError> {
+    /// `Usage` if it is no dump, or unfinished and not `partial`; `Key` if it is sealed and its key is not among `keys`,
+    /// or not sealed and there are `keys`; `Damaged`, `Version`, `Store`.
+    pub fn open(
+        store: &'a dyn Store,
+        partial: bool,
+        keys: Option<&KeyRing>,
+    ) -> Result<Self, DumpError> {
+        let head = layout::object(layout::HEAD);
+        let sealing = match optional(layout::get_json_bytes(store, &head))? {
+            None => None,
+            Some(bytes) => {
+                let head: Head = layout::parse_json(store, &head, &bytes, None)?;
+                Sealing::unlock(store.url(), &head, &bytes, keys)?
+            }
+        };
+        Self::with(store, partial, sealing)
+    }
+
+    /// Opens any dump, finished or not, without its key if it is sealed: what it says of itself is not authenticated
+    /// then. For those who only look, or only tidy.
+    ///
+    /// # Errors
+    /// As [`open`](OpenDump::open), without `Key`.
+    pub fn look(store: &'a dyn Store) -> Result<Self, DumpError> {
+        Self::with(store, true, None)
+    }
+
+    fn with(
+        store: &'a dyn Store,
+        partial: bool,
+        sealing: Option<Sealing>,
+    ) -> Result<Self, DumpError> {
         let url = store.url();
-        let done: Option<Done> = read_optional(store, &layout::object(layout::DONE))?;
-        let head: Option<Head> = read_optional(store, &layout::object(layout::HEAD))?;
+        let key = sealing.as_ref();
+        let done: Option<Done> = read_optional(store, &layout::object(layout::DONE), key)?;
+        let head: Option<Head> = read_optional(store, &layout::object(layout::HEAD), key)?;
         let head = head.ok_or_else(|| match done {
             // It was a dump.
             Some(_) => DumpError::Damaged {
@@ -56,6 +90,7 @@ impl<'a> OpenDump<'a> {
         parts.sort_unstable();
         Ok(Self {
             store,
+            sealing,
             head,
             done,
             plan,
@@ -66,6 +101,11 @@ impl<'a> OpenDump<'a> {
     /// The store it is in.
     pub fn store(&self) -> &'a dyn Store {
         self.store
+    }
+
+    /// Its key, if it is sealed and was opened with it.
+    pub(crate) fn sealing(&self) -> Option<&Sealing> {
+        self.sealing.as_ref()
     }
 
     /// Its HEAD.
@@ -121,7 +161,7 @@ impl<'a> OpenDump<'a> {
     /// `Damaged`, `Version`, `Store`.
     pub fn record(&self, part: &PartName) -> Result<PartRecord, DumpError> {
         let object = layout::part_object(part);
-        let record: PartRecord = layout::read_json(self.store, &object)?;
+        let record: PartRecord = layout::read_json(self.store, &object, self.sealing())?;
         check_record(self.store, &self.head, part, &record)?;
         Ok(record)
     }
@@ -132,7 +172,7 @@ impl<'a> OpenDump<'a> {
     /// `Damaged`, `Version`, `Store`.
     pub fn sealed(&self) -> Result<Option<Sealed>, DumpError> {
         match &self.plan {
-            Some(plan) => read_optional(self.store, &layout::planned_object(plan)),
+            Some(plan) => read_optional(self.store, &layout::planned_object(plan), self.sealing()),
             None => Ok(None),
         }
     }
@@ -177,8 +217,9 @@ pub(crate) fn check_record(
             "its totals are not the sums of its chunks".to_owned(),
         ));
     }
+    let extension = head.chunk_extension();
     for (number, chunk) in record.chunks.iter().enumerate() {
-        let named = layout::chunk_object(part, number as u32, &chunk.sha256, &head.content.name);
+        let named = layout::chunk_object(part, number as u32, &chunk.sha256, &extension);
         if *named.as_ref() != *chunk.name {
             return Err(damaged(format!(
                 "chunk {number} is called {:?}, and should be {named}",
@@ -193,8 +234,13 @@ pub(crate) fn check_record(
 pub(crate) fn read_optional<T: serde::de::DeserializeOwned>(
     store: &dyn Store,
     object: &ObjectName,
+    sealing: Option<&Sealing>,
 ) -> Result<Option<T>, DumpError> {
-    match layout::read_json(store, object) {
+    optional(layout::read_json(store, object, sealing))
+}
+
+fn optional<T>(read: Result<T, DumpError>) -> Result<Option<T>, DumpError> {
+    match read {
         Ok(value) => Ok(Some(value)),
         Err(DumpError::Store(error)) if error.kind() == StoreErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),

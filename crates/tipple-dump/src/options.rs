@@ -1,6 +1,6 @@
 //! How a dump is made, and what it then needs.
 
-use tipple_chunk::Codec;
+use tipple_chunk::{Codec, KeyRing, seal_bytes, sealed_bytes};
 use tipple_flow::{FRAME_BYTES_MAX, Source};
 use tipple_store::Store;
 
@@ -32,6 +32,8 @@ pub struct DumpOptions {
     pub spool_bytes_max: Option<u64>,
     /// What becomes of the job when one of several stores fails.
     pub store_policy: StorePolicy,
+    /// Seals the dump with the first of these keys. A dump that was begun with any of them goes on with that one.
+    pub keys: Option<KeyRing>,
 }
 
 impl Default for DumpOptions {
@@ -45,6 +47,7 @@ impl Default for DumpOptions {
             spool: SpoolPlace::Default,
             spool_bytes_max: None,
             store_policy: StorePolicy::All,
+            keys: None,
         }
     }
 }
@@ -80,10 +83,22 @@ impl DumpOptions {
     pub fn memory_bytes(&self, source: &dyn Source, stores: &[&dyn Store]) -> u64 {
         let lane =
             2 * self.buffer_bytes as u64 + self.codec.encoder_bytes() + source.reader_bytes();
+        let lane = lane + self.sealing_bytes();
         self.threads as u64 * lane
-            + source.planner_bytes()
+            + self.planner_bytes(source)
             + self.spool_memory_bytes()
             + self.store_memory_bytes(stores)
+    }
+
+    /// The memory that planning `source` holds.
+    pub fn planner_bytes(&self, source: &dyn Source) -> u64 {
+        source.planner_bytes() + self.sealing_bytes()
+    }
+
+    /// The memory that each worker holds for sealing: a chunk, and the plan object of its part. And that planning holds:
+    /// a plan object as it comes, and as it goes.
+    pub fn sealing_bytes(&self) -> u64 {
+        self.keys.as_ref().map_or(0, |_| 2 * seal_bytes())
     }
 
     /// The memory that chunks wait in: 0 if they wait on disk.
@@ -115,7 +130,8 @@ impl DumpOptions {
 
     /// The room that one chunk takes at most.
     pub(crate) fn chunk_room(&self) -> u64 {
-        chunk_room(self.codec, self.chunk_bytes_max)
+        let room = chunk_room(self.codec, self.chunk_bytes_max);
+        self.keys.as_ref().map_or(room, |_| sealed_bytes(room))
     }
 
     fn chunks_bytes(&self, per_thread: u64) -> u64 {

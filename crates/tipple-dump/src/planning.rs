@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use tipple_chunk::Scratch;
 use tipple_flow::{Failure, NewPart, PartName, Party, PlanBody, Planned, Planner, Source, Stop};
 use tipple_store::ObjectName;
 
@@ -12,17 +13,25 @@ use crate::failpoint::failpoint;
 use crate::job::{Event, Job, Phase, bump};
 use crate::layout::{self, Format, Sealed, SealedPart};
 use crate::ledger::Ledger;
+use crate::sealing::{SEALED, Sealing};
 use crate::stores::Stores;
 
 /// Parts on their way from the source to the store. Never blocks the source: a stalled listing harms a live server.
 pub(crate) struct Planning<'a> {
     job: &'a Job,
     scratch_dir: &'a Path,
+    seal: Option<PlanSeal<'a>>,
     ready: &'a Ledger<SealedPart>,
     unpublished: Ledger<(PartName, NewPart)>,
     numbering: Mutex<Numbering>,
     /// Whether parts that were worked on can be taken back.
     revocable: bool,
+}
+
+/// What plan objects are sealed with, if the dump is: for good in the stores, and on their way there.
+pub(crate) struct PlanSeal<'a> {
+    pub(crate) sealing: &'a Sealing,
+    pub(crate) scratch: Scratch,
 }
 
 /// How the next part is called.
@@ -43,12 +52,14 @@ impl<'a> Planning<'a> {
         job: &'a Job,
         plan: String,
         scratch_dir: &'a Path,
+        seal: Option<PlanSeal<'a>>,
         ready: &'a Ledger<SealedPart>,
         revocable: bool,
     ) -> Self {
         Self {
             job,
             scratch_dir,
+            seal,
             ready,
             unpublished: Ledger::new([]),
             numbering: Mutex::new(Numbering { plan, parts: 0 }),
@@ -93,7 +104,16 @@ impl<'a> Planning<'a> {
     fn publish(&self, stores: &Stores<'_>) -> Result<Vec<SealedPart>, DumpError> {
         let mut parts = Vec::new();
         while let Some((name, new)) = self.unpublished.take(self.job.gate())? {
-            let part = SealedPart::new(name, &new)?;
+            let mut extension = new.extension.to_owned();
+            let new = match &self.seal {
+                None => new,
+                Some(PlanSeal { sealing, scratch }) => {
+                    extension.push_str(SEALED);
+                    let body = sealing.plan_object(&name, new.body, scratch)?;
+                    NewPart { body, ..new }
+                }
+            };
+            let part = SealedPart::new(name, &new, extension)?;
             let name = part.object();
             match new.body {
                 PlanBody::Bytes(bytes) => stores.each(|store| {
@@ -134,14 +154,18 @@ fn publish_file(stores: &Stores<'_>, name: &ObjectName, path: &Path) -> Result<(
 }
 
 /// Seals a plan: from now on it is this one that every run works on.
-pub(crate) fn seal(stores: &Stores<'_>, whole: Whole) -> Result<(String, Sealed), DumpError> {
+pub(crate) fn seal(
+    stores: &Stores<'_>,
+    whole: Whole,
+    sealing: Option<&Sealing>,
+) -> Result<(String, Sealed), DumpError> {
     let sealed = Sealed {
         format: Format::CURRENT,
         parts: whole.parts,
         planned: whole.planned,
     };
     let object = layout::planned_object(&whole.plan);
-    stores.each(|store| layout::put_json(store, &object, &sealed))?;
+    stores.each(|store| layout::put_json(store, &object, &sealed, sealing))?;
     failpoint!("planned");
     Ok((whole.plan, sealed))
 }
@@ -153,6 +177,10 @@ struct ToPublisher<'a> {
 impl Planner for ToPublisher<'_> {
     fn scratch_dir(&self) -> &Path {
         self.planning.scratch_dir
+    }
+
+    fn scratch_key(&self) -> Option<&[u8; 32]> {
+        self.planning.seal.as_ref().map(|seal| seal.scratch.key())
     }
 
     fn add(&mut self, part: NewPart) -> Result<(), Stop> {

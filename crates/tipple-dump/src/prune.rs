@@ -49,11 +49,11 @@ pub struct Pruned {
 /// # Errors
 /// [`DumpError`]; what was removed before stays removed, and is named in no record.
 pub fn prune(store: &dyn Store, options: &PruneOptions) -> Result<Pruned, DumpError> {
-    let head: Option<Head> = read_optional(store, &layout::object(layout::HEAD))?;
+    let head: Option<Head> = read_optional(store, &layout::object(layout::HEAD), None)?;
     if head.is_none() {
         return Ok(Pruned::default());
     }
-    let dump = OpenDump::open(store, true)?;
+    let dump = OpenDump::look(store)?;
     // A DONE with another digit in it would make all that is needed look unneeded.
     dump.check_parts()?;
     let finished = dump.done().is_some();
@@ -90,7 +90,7 @@ pub fn prune(store: &dyn Store, options: &PruneOptions) -> Result<Pruned, DumpEr
     items.sort_by(|a, b| a.name.cmp(&b.name));
     if options.delete {
         // Read again just before: a name that a record lists by now is not ours to take.
-        let dump = OpenDump::open(store, true)?;
+        let dump = OpenDump::look(store)?;
         dump.check_parts()?;
         let listed = listed_chunks(&dump)?;
         for (name, ..) in &objects {

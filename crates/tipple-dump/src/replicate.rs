@@ -18,6 +18,7 @@ use crate::dump::FirstFailure;
 use crate::error::DumpError;
 use crate::job::Job;
 use crate::layout::{self, ChunkEntry, Done, Head, PartRecord, Sealed};
+use crate::sealing::Sealing;
 use crate::spool::Spool;
 use crate::stores::Stores;
 use crate::sums::put_sha256sums;
@@ -34,6 +35,7 @@ pub(crate) struct Replicator<'a> {
     pub(crate) stores: &'a Stores<'a>,
     pub(crate) spool: &'a Spool,
     pub(crate) threads: usize,
+    pub(crate) sealing: Option<&'a Sealing>,
 }
 
 /// A part that some stores have, and those that lack it.
@@ -58,9 +60,9 @@ impl Replicator<'_> {
     /// Gives every store the dump that is finished in the store `from`.
     pub(crate) fn finished(&self, head: &Head, from: usize) -> Result<(), DumpError> {
         let store = self.stores.get(from);
-        let done: Done = layout::read_json(store, &layout::object(layout::DONE))?;
+        let done: Done = layout::read_json(store, &layout::object(layout::DONE), self.sealing)?;
         let planned = layout::planned_object(&done.plan);
-        let sealed: Sealed = layout::read_json(store, &planned)?;
+        let sealed: Sealed = layout::read_json(store, &planned, self.sealing)?;
         self.plan_objects(&done.plan, &sealed, from)?;
         self.parts(head, &done.plan, &sealed)?;
         let done = layout::object(layout::DONE);
@@ -161,7 +163,7 @@ impl Replicator<'_> {
     ) -> Result<Vec<PartRecord>, DumpError> {
         let mut records: BTreeMap<PartName, (PartRecord, BTreeSet<usize>)> = BTreeMap::new();
         for (number, store) in self.stores.living() {
-            match begin::committed_parts(store, head, plan, sealed) {
+            match begin::committed_parts(store, head, plan, sealed, self.sealing) {
                 Ok(committed) => {
                     for record in committed {
                         let name = record.part.clone();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
-use tipple_chunk::{ChunkWriter, Content, Encoder, FrameMark};
+use tipple_chunk::{ChunkWriter, Content, Encoder, FrameMark, sealed_bytes};
 use tipple_flow::{FrameSpan, Outcomes, Position, Written};
 
 use crate::committer::{OpenChunk, OpenPart, ToCommitters};
@@ -12,15 +12,17 @@ use crate::error::DumpError;
 use crate::failpoint::failpoint;
 use crate::filling::Message;
 use crate::job::{Job, bump};
-use crate::layout;
+use crate::layout::{self, ChunkEntry};
+use crate::sealing::Sealing;
 use crate::spool::Spool;
 
 /// The encoding side of one lane.
 pub(crate) struct Sealer<'a> {
     pub(crate) job: &'a Job,
     pub(crate) content: Content,
-    /// The content's name, as it stands in the names of chunks.
-    pub(crate) content_name: &'a str,
+    /// What the names of chunks end with.
+    pub(crate) extension: &'a str,
+    pub(crate) sealing: Option<&'a Sealing>,
     pub(crate) chunk_bytes_max: u64,
     pub(crate) spool: &'a Spool,
     /// The room in the spool that a chunk takes at most.
@@ -98,7 +100,15 @@ impl Sealer<'_> {
             .begin(part.planned.name.as_str(), self.chunk_room, gate)?;
         self.job.waited_for_spool(began.elapsed());
         let label = staging.label();
-        let mut chunk = ChunkWriter::new(staging, encoder, &self.content, feed.is_open);
+        let (content, name) = (&self.content, &part.planned.name);
+        let mut chunk = match self.sealing {
+            None => ChunkWriter::new(staging, encoder, content, feed.is_open),
+            Some(sealing) => {
+                let out = sealing.chunk_writer(staging, name, number);
+                let out = out.map_err(DumpError::chunk(&label))?;
+                ChunkWriter::sealing(out, encoder, content, feed.is_open)
+            }
+        };
         let mut last_position = Position::NONE;
         let progress = self.job.progress();
         loop {
@@ -112,6 +122,7 @@ impl Sealer<'_> {
             let (bytes, span) = feed.frame();
             let grown = chunk.raw_bytes() + bytes.len() as u64;
             let room = codec.chunk_bytes_max(grown, u64::from(chunk.frames()) + 1);
+            let room = self.sealing.map_or(room, |_| sealed_bytes(room));
             let fits = grown <= self.chunk_bytes_max && room <= self.chunk_room;
             if chunk.frames() > 0 && (!fits || chunk.is_full()) {
                 break;
@@ -131,13 +142,13 @@ impl Sealer<'_> {
             .finish(feed.is_open, last_position.as_bytes())
             .map_err(DumpError::chunk(&label))?;
         failpoint!("sealed");
-        let name = layout::chunk_object(
-            &part.planned.name,
-            number,
-            &sealed.sha256,
-            self.content_name,
-        );
-        part.send(number, &name, &sealed);
+        let name = layout::chunk_object(name, number, &sealed.sha256, self.extension);
+        let entry = ChunkEntry::new(&name, &sealed);
+        let entry = match self.sealing {
+            None => entry,
+            Some(sealing) => sealing.close_entry(entry)?,
+        };
+        part.send(number, entry);
         let chunk = OpenChunk::new(name, &sealed, staging.seal(), self.stores);
         self.work.put(part, chunk)?;
         Ok(true)

@@ -11,6 +11,7 @@ use tipple_store::{Store, StoreErrorKind};
 
 use crate::error::DumpError;
 use crate::layout::{self, Done, Format, PartRecord, Sealed};
+use crate::sealing::Sealing;
 
 /// Everything that the part records of a plan say together.
 pub(crate) struct Sums {
@@ -26,7 +27,12 @@ pub(crate) struct Sums {
 
 impl Sums {
     /// Adds up the part records of a sealed plan, as they are in the store.
-    pub(crate) fn of(store: &dyn Store, plan: &str, sealed: &Sealed) -> Result<Self, DumpError> {
+    pub(crate) fn of(
+        store: &dyn Store,
+        plan: &str,
+        sealed: &Sealed,
+        sealing: Option<&Sealing>,
+    ) -> Result<Self, DumpError> {
         let mut sums = SumsBuilder::default();
         let mut names: Vec<_> = sealed.parts.iter().map(|part| &part.name).collect();
         names.sort_unstable();
@@ -34,7 +40,7 @@ impl Sums {
         for name in names {
             let object = layout::part_object(name);
             let bytes = layout::get_json_bytes(store, &object)?;
-            let record: PartRecord = layout::parse_json(store, &object, &bytes)?;
+            let record: PartRecord = layout::parse_json(store, &object, &bytes, sealing)?;
             sums.add(object.to_string(), &bytes, &record);
             chunks.extend(record.chunks.into_iter().map(|c| (c.name, c.stored_bytes)));
         }

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
 use serde::Serialize;
-use tipple_chunk::{ChunkError, ChunkReader, Decoder};
+use tipple_chunk::{Decoder, KeyRing};
 use tipple_flow::{Content, Outcomes, PartName, RecordReader};
 use tipple_store::{ObjectName, Store, StoreErrorKind};
 
@@ -15,12 +15,12 @@ use crate::cat::known_content;
 use crate::dump::{FirstFailure, memory_budget};
 use crate::error::{DumpError, ErrorKind};
 use crate::job::{Event, Job, Phase, Report, bump};
-use crate::layout::{self, ChunkEntry, FORMAT_MINOR, PartRecord, Sealed, SealedPart};
+use crate::layout::{self, FORMAT_MINOR, PartRecord, Sealed, SealedPart};
 use crate::ledger::Ledger;
 use crate::load::Totals;
 use crate::open_dump::OpenDump;
 use crate::options::check_workers;
-use crate::part_frames::{PartFrames, check_entry};
+use crate::part_frames::{PartFrames, check_whole, open_chunk, reading_bytes};
 use crate::sums::SumsBuilder;
 
 /// How deep to look.
@@ -42,6 +42,8 @@ pub struct VerifyOptions {
     pub partial: bool,
     /// Workers, 1 to 1024. Default: one per core.
     pub threads: usize,
+    /// The keys of a sealed dump.
+    pub keys: Option<KeyRing>,
 }
 
 impl Default for VerifyOptions {
@@ -50,6 +52,7 @@ impl Default for VerifyOptions {
             depth: Depth::Full,
             partial: false,
             threads: std::thread::available_parallelism().map_or(2, usize::from),
+            keys: None,
         }
     }
 }
@@ -57,7 +60,7 @@ impl Default for VerifyOptions {
 impl VerifyOptions {
     /// The memory that verifying a dump in `store` will hold at most.
     pub fn memory_bytes(&self, store: &dyn Store) -> u64 {
-        self.threads as u64 * (tipple_chunk::decoder_bytes() + store.read_memory_bytes())
+        self.threads as u64 * (reading_bytes(self.keys.as_ref()) + store.read_memory_bytes())
     }
 }
 
@@ -102,7 +105,7 @@ pub fn verify(
 ) -> Result<VerifyReport, DumpError> {
     check_workers(options.threads, 64 << 10)?;
     let found = Found::default();
-    let dump = match OpenDump::open(store, true) {
+    let dump = match OpenDump::open(store, true, options.keys.as_ref()) {
         Ok(dump) => dump,
         Err(DumpError::Damaged { object, reason, .. }) => {
             found.add(object, reason);
@@ -450,16 +453,21 @@ impl Verifying<'_> {
     /// Every chunk of a part by itself; whether all are good.
     fn chunks(&self, record: &PartRecord, decoder: &mut Decoder) -> Result<bool, DumpError> {
         let mut are_good = true;
-        for entry in &record.chunks {
-            are_good &= self.chunk(entry, decoder)?;
+        for number in 0..record.chunks.len() {
+            are_good &= self.chunk(record, number as u32, decoder)?;
         }
         Ok(are_good)
     }
 
     /// One chunk by itself: its stored bytes, and all frames unless that is too deep. Whether it is good.
-    fn chunk(&self, entry: &ChunkEntry, decoder: &mut Decoder) -> Result<bool, DumpError> {
-        let object = layout::object(&entry.name);
-        match self.chunk_bytes(entry, &object, decoder) {
+    fn chunk(
+        &self,
+        record: &PartRecord,
+        number: u32,
+        decoder: &mut Decoder,
+    ) -> Result<bool, DumpError> {
+        let object = layout::object(&record.chunks[number as usize].name);
+        match self.chunk_bytes(record, number, &object, decoder) {
             Ok(()) => Ok(true),
             Err(error) => self.note(&object, error).map(|()| false),
         }
@@ -467,15 +475,16 @@ impl Verifying<'_> {
 
     fn chunk_bytes(
         &self,
-        entry: &ChunkEntry,
+        record: &PartRecord,
+        number: u32,
         object: &ObjectName,
         decoder: &mut Decoder,
     ) -> Result<(), DumpError> {
-        let store = self.dump.store();
-        let input = store.open(object)?;
+        let entry = &record.chunks[number as usize];
         let gate = self.job.gate();
         let progress = self.job.progress();
         if self.depth == Depth::Quick {
+            let input = self.dump.store().open(object)?;
             let read = tipple_chunk::sha256_of(Gated { input, gate });
             let (sha256, bytes) = read.map_err(|error| match gate.check() {
                 Err(cancelled) => cancelled.into(),
@@ -498,25 +507,22 @@ impl Verifying<'_> {
             bump(&progress.raw_bytes, entry.raw_bytes);
             return Ok(());
         }
-        let mut reader = ChunkReader::open(input, Some(&entry.index_sha256))
-            .map_err(DumpError::chunk(object))?;
-        let sealed = reader
-            .verify_all(decoder, |_, frame| {
-                let (bytes, records) = (u64::from(frame.raw_len), u64::from(frame.records));
-                gate.pass(bytes, records).map_err(|_| Broken::Off)
-            })
-            .map_err(|broken| match broken {
-                Broken::Off => DumpError::Interrupted,
-                Broken::Chunk(error) => DumpError::chunk(object)(error),
-            })?;
-        check_entry(store, entry, &sealed)
+        let mut reader = open_chunk(self.dump, record, number, true)?;
+        while let Some(frame) = reader
+            .next_frame(decoder)
+            .map_err(DumpError::chunk(object))?
+        {
+            let (bytes, records) = (frame.raw.len() as u64, u64::from(frame.entry.records));
+            gate.pass(bytes, records)?;
+        }
+        check_whole(self.dump, entry, &mut reader, decoder)
     }
 
     /// Reads every record of a part, and compares every chunk with its entry, in one pass.
     fn records(&self, record: &PartRecord, decoder: &mut Decoder) -> Result<(), DumpError> {
         let error = RefCell::new(None);
         let mut frames = PartFrames::new(
-            self.dump.store(),
+            self.dump,
             record,
             (self.content.name(), self.content.version()),
             decoder,
@@ -569,18 +575,6 @@ impl Verifying<'_> {
 enum Task {
     Plan(SealedPart),
     Part(PartName),
-}
-
-/// Why the pass over a chunk ended early.
-enum Broken {
-    Off,
-    Chunk(ChunkError),
-}
-
-impl From<ChunkError> for Broken {
-    fn from(error: ChunkError) -> Self {
-        Self::Chunk(error)
-    }
 }
 
 /// A reader that ends when the job is cancelled.

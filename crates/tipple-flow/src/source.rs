@@ -47,6 +47,12 @@ pub trait Planner {
     /// A folder for files that become plan objects. Its budget is the source's [`Estimate::plan_bytes_max`].
     fn scratch_dir(&self) -> &Path;
 
+    /// The key with which every file in the scratch folder must be sealed, as `tipple_chunk::Scratch` does it; `None` if
+    /// they may be plain. A secret of this process.
+    fn scratch_key(&self) -> Option<&[u8; 32]> {
+        None
+    }
+
     /// Takes one part. Returns at once: parts become durable, and are worked on, behind the planner's back.
     ///
     /// # Errors

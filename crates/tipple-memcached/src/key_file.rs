@@ -31,6 +31,7 @@ use std::path::{Path, PathBuf};
 
 use tipple_chunk::{
     ChunkError, ChunkReader, ChunkWriter, Codec, Content, Decoder, Encoder, ErrorKind, FrameMark,
+    Scratch,
 };
 use tipple_flow::{Failure, Party};
 
@@ -112,6 +113,7 @@ pub(crate) struct KeyFile {
 /// [`KeyFileWriter::memory_bytes`] at most.
 pub(crate) struct KeyFileWriter {
     dir: PathBuf,
+    scratch: Option<Scratch>,
     // Names of files of different servers must differ.
     stem: String,
     files: u32,
@@ -129,11 +131,16 @@ pub(crate) struct KeyFileWriter {
 
 impl KeyFileWriter {
     pub fn memory_bytes(file_bytes: u64) -> u64 {
-        file_bytes + (RECORD_BYTES_MAX + SERVER_BYTES_MAX) as u64 + CODEC.encoder_bytes()
+        file_bytes
+            + (RECORD_BYTES_MAX + SERVER_BYTES_MAX) as u64
+            + CODEC.encoder_bytes()
+            + tipple_chunk::seal_bytes()
     }
 
+    /// Files in `dir`, sealed if there is a `scratch` key for that.
     pub fn new(
         dir: &Path,
+        scratch: Option<Scratch>,
         stem: String,
         server: String,
         base: i64,
@@ -143,6 +150,7 @@ impl KeyFileWriter {
         let file_bytes_max = usize::try_from(file_bytes).expect("validated");
         let mut writer = Self {
             dir: dir.to_owned(),
+            scratch,
             stem,
             files: 0,
             server,
@@ -234,7 +242,11 @@ impl KeyFileWriter {
             offset: 0,
             source,
         })?;
-        let mut chunk = ChunkWriter::new(file, &mut self.encoder, &KEYS, false);
+        let encoder = &mut self.encoder;
+        let mut chunk = match &self.scratch {
+            None => ChunkWriter::new(file, encoder, &KEYS, false),
+            Some(scratch) => ChunkWriter::sealing(scratch.writer(file)?, encoder, &KEYS, false),
+        };
         let mut first_record = 2 + self.server.len() + 8;
         let mut begin = 0;
         for &(end, records) in &self.frames {
@@ -542,6 +554,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut writer = KeyFileWriter::new(
             dir.path(),
+            None,
             "s".into(),
             "a:1".into(),
             1_750_000_000,
@@ -564,6 +577,34 @@ mod tests {
                 (bytes, file.keys)
             })
             .collect()
+    }
+
+    #[test]
+    fn a_sealed_key_file_shows_no_key_and_opens_with_its_scratch_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let scratch = Scratch::random().unwrap();
+        let mut writer = KeyFileWriter::new(
+            dir.path(),
+            Some(scratch.clone()),
+            "s".into(),
+            "a:1".into(),
+            0,
+            1 << 20,
+        )
+        .unwrap();
+        let mut item = ListedItem::default();
+        item.set_key(b"plain-key");
+        writer.add(&item).unwrap();
+        let file = writer.flush().unwrap().unwrap();
+        let bytes = std::fs::read(&file.path).unwrap();
+        assert_eq!(bytes.len() as u64, file.stored_bytes);
+        assert_eq!(memchr::memmem::find(&bytes, b"plain-key"), None);
+        let mut plain = Vec::new();
+        let mut reader = scratch.reader(Cursor::new(bytes)).unwrap();
+        reader.read_to_end(&mut plain).unwrap();
+        let mut found = Vec::new();
+        read(&plain, |item| found.push(item.key().to_vec())).unwrap();
+        assert_eq!(found, [b"plain-key"]);
     }
 
     fn read(file: &[u8], mut each: impl FnMut(&ListedItem)) -> Result<(), KeyFileError> {

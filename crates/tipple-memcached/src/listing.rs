@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 
 use tipple_budget::{Cancelled, Gate};
+use tipple_chunk::{Scratch, SealWriter, seal_bytes};
 use tipple_flow::{Failure, NewPart, Outcomes, Party, PlanBody, Stop};
 
 use crate::connection::{Connection, ConnectionError, Version, shown};
@@ -77,7 +78,11 @@ const BUCKET_BUFFER_BYTES: usize = 8 << 10;
 const BUCKET_BYTES_MAX: u64 = 16 << 20;
 /// The shortest record: its bits, the length of its key, a byte of key, and two numbers.
 const RECORD_BYTES_MIN: u64 = 5;
-const _: () = assert!(BUCKETS_MAX * (BUCKET_BUFFER_BYTES as u64) <= BUCKET_BYTES_MAX);
+// All buffers, sealing ones too, take less than one bucket and its offsets do.
+const _: () = assert!((BUCKET_BUFFER_BYTES as u64) < seal_bytes());
+const _: () = assert!(
+    BUCKETS_MAX * seal_bytes() <= BUCKET_BYTES_MAX + BUCKET_BYTES_MAX / RECORD_BYTES_MIN * 4
+);
 
 /// When key files are handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +116,8 @@ pub(crate) struct Lister<'a> {
     pub key_file_bytes: u64,
     pub key_space: &'a KeySpace,
     pub dir: &'a Path,
+    /// Seals what is written there, if the planner wants that.
+    pub scratch: Option<Scratch>,
     pub gate: &'a Gate,
 }
 
@@ -317,8 +324,10 @@ impl<'a> Run<'a> {
         (self.lister.check_life)(incarnation.clone())?;
         self.now = stats.time;
         self.curr_items = stats.curr_items;
+        let scratch = self.lister.scratch.clone();
         let mut writer = KeyFileWriter::new(
             self.lister.dir,
+            scratch.clone(),
             self.stem.clone(),
             self.server.to_string(),
             stats.time,
@@ -332,7 +341,8 @@ impl<'a> Run<'a> {
                 run.outcome_or(item, |run, item| run.add(&mut writer, item))
             })?,
             Some(passes) => {
-                let buckets = Buckets::create(self.lister.dir, &self.stem, stats.curr_items);
+                let buckets =
+                    Buckets::create(self.lister.dir, scratch, &self.stem, stats.curr_items);
                 self.buckets = Some(buckets.map_err(disk)?);
                 for _ in 0..passes {
                     self.walk(&mut connection, "all", &mut Self::add_to_bucket)?;
@@ -370,7 +380,8 @@ impl<'a> Run<'a> {
         let mut buckets = self.buckets.take().expect("created before the first pass");
         self.listed = 0;
         let base = self.now;
-        for n in 0..buckets.files.len() {
+        buckets.end().map_err(disk)?;
+        for n in 0..buckets.paths.len() {
             let bucket = buckets.read(n).map_err(disk)?;
             for item in unique(&bucket, base)? {
                 self.listed += 1;
@@ -583,16 +594,29 @@ fn disk(error: std::io::Error) -> Failure {
 /// The files lie in the scratch folder itself: of a job that was killed, the next one removes files, and no folders.
 struct Buckets {
     paths: Vec<PathBuf>,
-    files: Vec<BufWriter<File>>,
+    /// Empty once all passes have ended.
+    files: Vec<BucketFile>,
+    scratch: Option<Scratch>,
     record: Vec<u8>,
     bytes: u64,
 }
 
+enum BucketFile {
+    Plain(BufWriter<File>),
+    Sealed(Box<SealWriter<File>>),
+}
+
 impl Buckets {
-    fn create(dir: &Path, stem: &str, curr_items: u64) -> std::io::Result<Self> {
+    fn create(
+        dir: &Path,
+        scratch: Option<Scratch>,
+        stem: &str,
+        curr_items: u64,
+    ) -> std::io::Result<Self> {
         let mut buckets = Self {
             paths: Vec::new(),
             files: Vec::new(),
+            scratch,
             record: Vec::new(),
             bytes: 0,
         };
@@ -600,7 +624,13 @@ impl Buckets {
             let path = dir.join(format!("{stem}-bucket-{n}"));
             let file = File::create_new(&path)?;
             buckets.paths.push(path);
-            let file = BufWriter::with_capacity(BUCKET_BUFFER_BYTES, file);
+            let file = match &buckets.scratch {
+                None => BucketFile::Plain(BufWriter::with_capacity(BUCKET_BUFFER_BYTES, file)),
+                Some(scratch) => {
+                    let file = scratch.writer(file).map_err(std::io::Error::other)?;
+                    BucketFile::Sealed(Box::new(file))
+                }
+            };
             buckets.files.push(file);
         }
         Ok(buckets)
@@ -611,16 +641,41 @@ impl Buckets {
         encode(item, base, &mut self.record);
         let bucket = hash(item.key()) >> 32;
         let bucket = bucket as usize % self.files.len();
-        self.files[bucket].write_all(&self.record)?;
+        match &mut self.files[bucket] {
+            BucketFile::Plain(file) => file.write_all(&self.record)?,
+            BucketFile::Sealed(file) => file.write_all(&self.record)?,
+        }
         self.bytes += self.record.len() as u64;
         Ok(self.record.len() as u64)
     }
 
-    /// All of bucket `n`, whose file is removed.
+    /// Ends the writing, and gives back the memory of it.
+    fn end(&mut self) -> std::io::Result<()> {
+        for file in self.files.drain(..) {
+            match file {
+                BucketFile::Plain(mut file) => file.flush()?,
+                BucketFile::Sealed(file) => {
+                    file.finish().map_err(std::io::Error::other)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// All of bucket `n`, whose file is removed. After [`end`](Buckets::end).
     fn read(&mut self, n: usize) -> std::io::Result<Vec<u8>> {
-        self.files[n].flush()?;
         let path = &self.paths[n];
-        let length = std::fs::metadata(path)?.len();
+        let (length, mut input): (u64, Box<dyn Read>) = match &self.scratch {
+            None => {
+                let file = File::open(path)?;
+                (file.metadata()?.len(), Box::new(BufReader::new(file)))
+            }
+            Some(scratch) => {
+                let file = scratch.reader(File::open(path)?);
+                let file = file.map_err(std::io::Error::other)?;
+                (file.plain_bytes(), Box::new(file))
+            }
+        };
         if length > BUCKET_BYTES_MAX {
             return Err(std::io::Error::new(
                 std::io::ErrorKind::FileTooLarge,
@@ -628,7 +683,7 @@ impl Buckets {
             ));
         }
         let mut bytes = Vec::with_capacity(length as usize);
-        BufReader::new(File::open(path)?).read_to_end(&mut bytes)?;
+        input.read_to_end(&mut bytes)?;
         std::fs::remove_file(path)?;
         Ok(bytes)
     }
@@ -729,10 +784,11 @@ mod tests {
     #[test]
     fn what_a_killed_listing_leaves_are_plain_files() {
         let dir = tempfile::tempdir().unwrap();
-        let mut buckets = Buckets::create(dir.path(), "keys", 2 * BUCKET_KEYS).unwrap();
+        let mut buckets = Buckets::create(dir.path(), None, "keys", 2 * BUCKET_KEYS).unwrap();
         let mut item = ListedItem::default();
         item.set_key(b"k");
         buckets.add(&item, 0).unwrap();
+        buckets.end().unwrap();
         let left = || -> Vec<_> { dir.path().read_dir().unwrap().map(Result::unwrap).collect() };
         assert_eq!(left().len(), 3);
         for entry in left() {
@@ -740,8 +796,27 @@ mod tests {
         }
         let read: Vec<_> = (0..3).map(|n| buckets.read(n).unwrap().len()).collect();
         assert!(read.iter().filter(|bytes| **bytes > 0).count() == 1 && left().is_empty());
-        drop(Buckets::create(dir.path(), "keys", 0).unwrap());
+        drop(Buckets::create(dir.path(), None, "keys", 0).unwrap());
         assert!(left().is_empty());
+    }
+
+    #[test]
+    fn sealed_buckets_give_back_what_was_put_in_and_show_nothing_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let scratch = Scratch::random().unwrap();
+        let mut buckets = Buckets::create(dir.path(), Some(scratch), "keys", 0).unwrap();
+        let mut expected = Vec::new();
+        for n in 0..20_000 {
+            let mut item = ListedItem::default();
+            item.set_key(format!("plain-key-{n}").as_bytes());
+            buckets.add(&item, 0).unwrap();
+            encode(&item, 0, &mut expected);
+        }
+        buckets.end().unwrap();
+        let stored = std::fs::read(&buckets.paths[0]).unwrap();
+        assert!(stored.len() > expected.len());
+        assert_eq!(memchr::memmem::find(&stored, b"plain-key"), None);
+        assert!(buckets.read(0).unwrap() == expected);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tipple_budget::{Cancelled, Gate};
+use tipple_chunk::Scratch;
 use tipple_flow::{
     Estimate, Failure, Identity, Outcomes, PartReader, Party, Planned, Planner, Source, Stop,
 };
@@ -268,6 +269,7 @@ impl MemcachedSource {
             key_file_bytes: self.source.key_file_bytes,
             key_space,
             dir: &dir,
+            scratch: planner.scratch_key().map(Scratch::new),
             gate,
         };
         let servers = self.url.servers();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
-use tipple_chunk::Codec;
+use tipple_chunk::{Codec, KeyId};
 use tipple_dump::PartRange;
 use tipple_store::StoreOptions;
 
@@ -53,6 +53,9 @@ pub(crate) enum Verb {
     /// Removes what unfinished attempts left in a dump
     #[command(long_about = help::PRUNE, after_long_help = help::PRUNE_EXAMPLES)]
     Prune(PruneArgs),
+    /// Makes a key for sealed dumps
+    #[command(long_about = help::KEYGEN, after_long_help = help::KEYGEN_EXAMPLES)]
+    Keygen(KeygenArgs),
     /// Runs a command that writes files, inside a disk budget, and stores its files
     #[command(long_about = help::SUPERVISE, after_long_help = help::SUPERVISE_EXAMPLES)]
     Supervise(Box<SuperviseArgs>),
@@ -90,6 +93,8 @@ pub(crate) struct DumpArgs {
     #[command(flatten)]
     pub(crate) spool: SpoolFlags,
     #[command(flatten)]
+    pub(crate) key: KeyFlags,
+    #[command(flatten)]
     pub(crate) lines: LinesSourceFlags,
     #[command(flatten)]
     pub(crate) listing: ListingFlags,
@@ -121,6 +126,8 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_name = "DIR", env = "TIPPLE_STATE", hide_env_values = true, value_hint = ValueHint::DirPath, help_heading = "Job")]
     pub(crate) state: Option<PathBuf>,
 
+    #[command(flatten)]
+    pub(crate) key: KeyFlags,
     #[command(flatten)]
     pub(crate) lines: LinesSinkFlags,
     #[command(flatten)]
@@ -186,6 +193,8 @@ pub(crate) struct VerifyArgs {
     #[command(flatten)]
     pub(crate) threads: ThreadFlags,
     #[command(flatten)]
+    pub(crate) key: KeyFlags,
+    #[command(flatten)]
     pub(crate) output: OutputFlags,
     #[command(flatten)]
     pub(crate) watch: WatchFlags,
@@ -206,6 +215,8 @@ pub(crate) struct ListArgs {
     pub(crate) dry_run: bool,
 
     #[command(flatten)]
+    pub(crate) key: KeyFlags,
+    #[command(flatten)]
     pub(crate) output: OutputFlags,
 }
 
@@ -225,6 +236,8 @@ pub(crate) struct CatArgs {
 
     #[command(flatten)]
     pub(crate) parts: PartFlags,
+    #[command(flatten)]
+    pub(crate) key: KeyFlags,
     #[command(flatten)]
     pub(crate) settings: SettingFlags,
 }
@@ -258,6 +271,25 @@ pub(crate) struct PruneArgs {
 
     #[command(flatten)]
     pub(crate) fence: FenceFlags,
+    #[command(flatten)]
+    pub(crate) output: OutputFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeygenArgs {
+    /// The new key file, which nobody else may read
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+
+    /// The key's name, which every dump that it seals tells: 1 to 32 of A-Z a-z 0-9 . _ - [default: key- and random digits]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "TIPPLE_KEY_NAME",
+        hide_env_values = true
+    )]
+    pub(crate) name: Option<KeyId>,
+
     #[command(flatten)]
     pub(crate) output: OutputFlags,
 }
@@ -580,6 +612,14 @@ pub(crate) enum Layout {
     Tipple,
     /// The data files of Netflix cachemover, version 0; for memcached sources, begins anew after a kill
     Cachemover,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Encryption")]
+pub(crate) struct KeyFlags {
+    /// The file of the keys: the first one seals a new dump, each of them opens what it has sealed; `tipple keygen` makes one [default: the dump is not sealed]
+    #[arg(long, value_name = "FILE", env = "TIPPLE_ENCRYPT_KEY", hide_env_values = true, value_hint = ValueHint::FilePath)]
+    pub(crate) encrypt_key: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

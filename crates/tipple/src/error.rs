@@ -16,6 +16,7 @@ pub(crate) enum Kind {
     Store,
     Budget,
     Version,
+    Key,
     Interrupted,
 }
 
@@ -31,7 +32,7 @@ impl Kind {
             Self::Live => 10,
             Self::Store => 11,
             Self::Budget => 12,
-            Self::Version => 13,
+            Self::Version | Self::Key => 13,
             Self::Interrupted => 130,
         }
     }
@@ -46,6 +47,7 @@ impl Kind {
             Self::Store => "store",
             Self::Budget => "budget",
             Self::Version => "version",
+            Self::Key => "key",
             Self::Interrupted => "interrupted",
         }
     }
@@ -109,6 +111,7 @@ impl From<DumpError> for CliError {
             ErrorKind::Store => Kind::Store,
             ErrorKind::Budget => Kind::Budget,
             ErrorKind::Version => Kind::Version,
+            ErrorKind::Key => Kind::Key,
             ErrorKind::Interrupted => Kind::Interrupted,
         };
         Self::new(kind, chain(&error))

@@ -86,6 +86,7 @@ Examples:
   tipple dump memcached:///run/memcached.sock /backup/users --key-prefix user: --min-ttl 10m
   tipple dump lines:/var/log/access.log /backup/access --compress zstd:9 --rate 60MiB/s
   zcat old.gz | tipple dump - /backup/old
+  tipple dump memcached://cache1 /backup/secret --encrypt-key my.key
   tipple dump memcached://cache1 /backup/cm --layout cachemover
   tipple dump memcached://cache1 /backup/cache --dry-run
   tipple dump memcached://cache1 s3://backups/cache/2026-11-21
@@ -123,7 +124,7 @@ Examples:
 pub(crate) const VERIFY: &str = "\
 Reads all of the dump in STORE and compares: the SHA-256 of every chunk, the checksum of every frame, every record's \
 layout, every count, the plan, the list of parts, SHA256SUMS and DONE. It names everything that is not as it should be, and then \
-exits with 4. It needs nothing but the dump.";
+exits with 4. It needs nothing but the dump, and the key of a sealed one.";
 
 pub(crate) const VERIFY_EXAMPLES: &str = "\
 Examples:
@@ -133,7 +134,8 @@ Examples:
 
 pub(crate) const LIST: &str = "\
 Shows what is in the dump in STORE, finished or not: where it came from, how many records, parts and bytes, and what was \
-lost. It reads names and counts, and verifies nothing.";
+lost. It reads names and counts, and verifies nothing. A sealed dump is listed without its key; with it, what the dump \
+says of itself is authenticated.";
 
 pub(crate) const LIST_EXAMPLES: &str = "\
 Examples:
@@ -161,6 +163,20 @@ Examples:
   tipple prune /backup/cache --yes
   tipple prune s3://backups/cache/2026-11-21
   tipple prune /backup/broken --force --older-than 1d --yes";
+
+pub(crate) const KEYGEN: &str = "\
+Makes a key of the system's random bytes and writes it into the new file FILE, which only its owner may read: a line with the \
+key's name and its 32 bytes in base64. With it, `tipple dump --encrypt-key FILE` seals a dump; without it, nobody \
+reads that dump again. Keep a copy of the file somewhere else. A key file may have several lines: the first key seals, \
+all of them open.";
+
+pub(crate) const KEYGEN_EXAMPLES: &str = "\
+Examples:
+  tipple keygen /etc/tipple/backup.key
+  tipple dump memcached://cache1 /backup/cache --encrypt-key /etc/tipple/backup.key
+  tipple load /backup/cache memcached://new1 --encrypt-key /etc/tipple/backup.key
+To change the key, and still read what the old one has sealed:
+  tipple keygen new.key && cat new.key old.key > both.key && chmod 600 both.key";
 
 pub(crate) const SUPERVISE: &str = "\
 Runs COMMAND, which writes files into the folder DIR, and stores each file in STORE as soon as every process has closed it; \

@@ -2,12 +2,16 @@
 
 use std::env;
 use std::fmt;
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::str::FromStr;
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 use tipple_budget::Rates;
+use tipple_chunk::{ChunkError, KeyRing};
 use tipple_dump::{CopyOptions, DumpOptions, LoadOptions, SpoolPlace, StorePolicy, VerifyOptions};
 use tipple_flow::{Content, Sink, Source};
 use tipple_lines::{Lines, LinesOptions, LinesSink, LinesSource};
@@ -19,12 +23,13 @@ use tipple_memcached::{
 use tipple_store::{StoreOptions, StoreUrl};
 
 use crate::cli::{
-    BufferFlags, ConnectionFlags, FenceFlags, FilterFlags, JobFlags, LinesSinkFlags,
+    BufferFlags, ConnectionFlags, FenceFlags, FilterFlags, JobFlags, KeyFlags, LinesSinkFlags,
     LinesSourceFlags, ListingFlags, Mode, PartFlags, Policy, ShapeFlags, SpoolFlags, StoringFlags,
     ThreadFlags, UploadFlags,
 };
 use crate::endpoint::{SinkUrl, SourceUrl};
 use crate::error::{CliError, Kind};
+use crate::output::Output;
 use crate::units::{UnitError, rates};
 
 /// Raw bytes of a key file: [`SourceOptions`]' default, as a constant for `--help`.
@@ -376,11 +381,43 @@ fn buffer_bytes(flags: &BufferFlags) -> usize {
 /// What `--spool` takes besides a folder.
 const SPOOL_NONE: &str = "none";
 
+/// The keys of the file that was given, if any. A file that others can read is told.
+pub(crate) fn keys(flags: &KeyFlags, output: &Output) -> Result<Option<KeyRing>, CliError> {
+    let Some(path) = &flags.encrypt_key else {
+        return Ok(None);
+    };
+    let refused = |error: &dyn fmt::Display| {
+        CliError::usage(format!("--encrypt-key {}: {error}", path.display()))
+    };
+    let file = File::open(path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => refused(&"there is no such file; `tipple keygen` makes one"),
+        _ => refused(&error),
+    })?;
+    let meta = file.metadata().map_err(|error| refused(&error))?;
+    if meta.is_dir() {
+        return Err(refused(
+            &"it is a folder: give a file, `tipple keygen` makes one",
+        ));
+    }
+    if meta.is_file() && meta.permissions().mode() & 0o077 != 0 {
+        output.warn(&format!(
+            "warning: others than its owner can read the key file: chmod 600 {}",
+            crate::verbs::quoted(&path.display().to_string())
+        ));
+    }
+    let ring = KeyRing::read(file).map_err(|error| match error {
+        ChunkError::Io { source, .. } => refused(&source),
+        error => refused(&error),
+    })?;
+    Ok(Some(ring))
+}
+
 pub(crate) fn dump_options(
     job: &JobFlags,
     buffers: &BufferFlags,
     shape: &ShapeFlags,
     spool: &SpoolFlags,
+    keys: Option<KeyRing>,
 ) -> Result<DumpOptions, CliError> {
     let options = DumpOptions {
         threads: threads(&job.threads),
@@ -398,6 +435,7 @@ pub(crate) fn dump_options(
             Policy::All => StorePolicy::All,
             Policy::Any => StorePolicy::Any,
         },
+        keys,
     };
     options.validate()?;
     Ok(options)
@@ -421,13 +459,19 @@ pub(crate) fn copy_options(job: &JobFlags, buffers: &BufferFlags) -> Result<Copy
     })
 }
 
-pub(crate) fn load_options(job: &JobFlags, parts: &PartFlags, state: Option<&Path>) -> LoadOptions {
+pub(crate) fn load_options(
+    job: &JobFlags,
+    parts: &PartFlags,
+    state: Option<&Path>,
+    keys: Option<KeyRing>,
+) -> LoadOptions {
     LoadOptions {
         threads: threads(&job.threads),
         partial: parts.partial,
         parts: parts.parts,
         state_dir: state.map(Path::to_owned),
         memory_bytes_max: job.memory.map(|size| size.0),
+        keys,
     }
 }
 

@@ -9,5 +9,7 @@ mod memory;
 mod messages;
 mod mutation;
 mod round_trip;
+mod sealed;
+mod sealed_independent;
 mod stock_tools;
 mod support;

@@ -85,6 +85,42 @@ fn messages() {
             "the chunk is damaged: frame 7 at byte 4096: zstd cannot decode it: Data corruption detected",
         ),
         (
+            damaged(chunk, Damage::NotSealed),
+            ErrorKind::Damaged,
+            "the chunk is damaged: the chunk of 90 bytes: it is not sealed, and should be",
+        ),
+        (
+            damaged(
+                Place::Segment {
+                    number: 1,
+                    offset: 65_696,
+                },
+                Damage::Tag,
+            ),
+            ErrorKind::Damaged,
+            "the chunk is damaged: segment 1 at byte 65696: its bytes are not those that were sealed (changed, moved, or the end is missing)",
+        ),
+        (
+            damaged(Place::SealHeader, Damage::OtherPlace),
+            ErrorKind::Damaged,
+            "the chunk is damaged: the header of the seal: it was sealed for another dump, part or number, and moved here",
+        ),
+        (
+            ChunkError::Key {
+                id: "backup-2".parse().unwrap(),
+                is_there: false,
+            },
+            ErrorKind::Key,
+            "it is sealed with the key `backup-2`, which is not in the key file: give --encrypt-key the file that has it",
+        ),
+        (
+            usage(Usage::KeyId {
+                given: "a b".to_owned(),
+            }),
+            ErrorKind::Usage,
+            "\"a b\" cannot name a key: give 1 to 32 of A-Z a-z 0-9 . _ -",
+        ),
+        (
             ChunkError::FormatVersion { major: 2, minor: 1 },
             ErrorKind::FormatVersion,
             "the chunk has format version 2.1, but only versions 1.x can be read: use a newer version of this program",

@@ -1,10 +1,11 @@
 //! The tools that everybody has.
 
-use std::io::Write;
+use std::io::{Cursor, Read, Write};
 use std::process::{Command, Output};
 
-use tipple_chunk::{Codec, FRAME_BYTES_MAX};
+use tipple_chunk::{Codec, FRAME_BYTES_MAX, SealedReader};
 
+use crate::sealed::{BINDING, ring, seal};
 use crate::support::*;
 
 /// Runs `program` on a file with these bytes.
@@ -18,6 +19,20 @@ fn run(program: &str, package: &str, arguments: &[&str], file: &[u8]) -> Output 
         .unwrap_or_else(|error| {
             panic!("cannot run `{program}` ({error}): install it with `apt-get install {package}`")
         })
+}
+
+#[test]
+fn a_sealed_chunk_is_no_zstd_file_and_what_it_holds_is_one() {
+    let zstd = |file: &[u8]| run("zstd", "zstd", &["-t", "-q"], file).status.success();
+    for chunk in chunks() {
+        let (plain, _) = chunk.write(Codec::Zstd { level: 1 });
+        let (sealed, _) = seal(&plain, &BINDING);
+        assert!(!zstd(&sealed));
+        let mut opened = Vec::new();
+        let mut reader = SealedReader::open(Cursor::new(sealed), &ring(), &BINDING).unwrap();
+        reader.read_to_end(&mut opened).unwrap();
+        assert!(zstd(&opened));
+    }
 }
 
 fn chunks() -> Vec<TestChunk> {

@@ -33,7 +33,7 @@ fn problems(dir: &Path, depth: Depth) -> Result<u64, DumpError> {
 }
 
 /// Every file of a kind is represented by its first one.
-fn kinds(dir: &Path) -> Vec<PathBuf> {
+pub fn kinds(dir: &Path) -> Vec<PathBuf> {
     let first = |sub: &str| {
         let mut paths: Vec<_> = fs::read_dir(dir.join(sub))
             .unwrap()
@@ -60,9 +60,9 @@ fn plan_objects(dir: &Path) -> Vec<PathBuf> {
     paths
 }
 
-type Damage = (&'static str, fn(&Path));
+pub type Damage = (&'static str, fn(&Path));
 
-const DAMAGES: &[Damage] = &[
+pub const DAMAGES: &[Damage] = &[
     ("deleted", |path| fs::remove_file(path).unwrap()),
     ("emptied", |path| fs::write(path, b"").unwrap()),
     ("cut by a byte", |path| {
@@ -262,7 +262,7 @@ impl Unfinished {
     }
 
     /// A file of every kind, and another one of the same kind if there is one.
-    fn kinds(&self) -> Vec<(&'static str, PathBuf, Option<PathBuf>)> {
+    pub fn kinds(&self) -> Vec<(&'static str, PathBuf, Option<PathBuf>)> {
         let plans = plan_objects(&self.dir);
         let (chunks, parts) = (self.sorted("chunks"), self.sorted("parts"));
         let planned = self.sorted("plan")[0].join("PLANNED");

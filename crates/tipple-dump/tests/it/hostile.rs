@@ -113,7 +113,7 @@ impl Hostile {
                 "verify",
                 verified.and_then(|report| found(report.problems_total)),
             ),
-            ("list", list(store).map(drop)),
+            ("list", list(store, None).map(drop)),
             (
                 "cat",
                 cat(&job, store, contents, &mut Vec::new(), &cat_options).map(drop),

@@ -5,5 +5,6 @@ mod hostile;
 mod refusals;
 mod resume;
 mod round_trip;
+mod sealed;
 mod source;
 mod stores;

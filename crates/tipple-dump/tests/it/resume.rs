@@ -75,7 +75,7 @@ fn a_panic_behind_the_workers_ends_the_dump() {
     let source = Numbers::new(1000, 50);
     let dumping = || dump(&job, &source, &[store.as_ref()], &small(1));
     assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(dumping)).is_err());
-    assert!(list(store.as_ref()).unwrap().done.is_none());
+    assert!(list(store.as_ref(), None).unwrap().done.is_none());
     let report = dump(&Job::default(), &source, &[store.as_ref()], &small(1)).unwrap();
     assert_eq!(report.records, 1000);
 }
@@ -88,12 +88,12 @@ fn a_source_with_another_life_is_dumped_anew_and_never_mixed() {
         ..Numbers::new(1000, 100)
     };
     dump(&Job::default(), &source, &[store.as_ref()], &small(1)).unwrap_err();
-    let first = list(store.as_ref()).unwrap();
+    let first = list(store.as_ref(), None).unwrap();
     assert!(!first.parts.is_empty());
     source.cancel_after = None;
     source.life.store(2, Ordering::Relaxed);
     dump(&Job::default(), &source, &[store.as_ref()], &small(1)).unwrap();
-    let second = list(store.as_ref()).unwrap();
+    let second = list(store.as_ref(), None).unwrap();
     assert!(
         second
             .parts
@@ -133,7 +133,7 @@ fn a_source_that_changed_at_the_end_gets_no_done() {
     source.fail_finish.store(true, Ordering::Relaxed);
     let error = dump(&Job::default(), &source, &[store.as_ref()], &small(2)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Live);
-    assert!(list(store.as_ref()).unwrap().done.is_none());
+    assert!(list(store.as_ref(), None).unwrap().done.is_none());
 }
 
 #[test]
@@ -376,7 +376,7 @@ fn what_is_read_of_an_unfinished_dump_is_the_sealed_plan() {
         ..Numbers::new(1000, 100)
     };
     dump(&Job::default(), &source, &[store.as_ref()], &small(1)).unwrap_err();
-    let sealed = list(store.as_ref()).unwrap().parts;
+    let sealed = list(store.as_ref(), None).unwrap().parts;
     assert!(!sealed.is_empty() && sealed.len() < 10, "{}", sealed.len());
     // The same parts, and more of them, under the name of a plan that was never sealed.
     for (number, part) in (0..20).zip(sealed.iter().cycle()) {
@@ -389,7 +389,7 @@ fn what_is_read_of_an_unfinished_dump_is_the_sealed_plan() {
         let name = format!("parts/{void}.json").parse().unwrap();
         store.put_if_absent(&name, record.as_bytes()).unwrap();
     }
-    let read = list(store.as_ref()).unwrap().parts;
+    let read = list(store.as_ref(), None).unwrap().parts;
     let names = |parts: &[tipple_dump::PartLine]| {
         parts
             .iter()
@@ -399,5 +399,5 @@ fn what_is_read_of_an_unfinished_dump_is_the_sealed_plan() {
     assert_eq!(names(&read), names(&sealed));
     source.cancel_after = None;
     dump(&Job::default(), &source, &[store.as_ref()], &small(1)).unwrap();
-    assert_eq!(list(store.as_ref()).unwrap().parts.len(), 10);
+    assert_eq!(list(store.as_ref(), None).unwrap().parts.len(), 10);
 }

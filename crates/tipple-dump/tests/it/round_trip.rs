@@ -3,13 +3,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::*;
 use tipple_budget::Rates;
-use tipple_chunk::Codec;
+use tipple_chunk::{Codec, KeyRing};
 use tipple_dump::{
     CatOptions, CopyOptions, Depth, DumpOptions, Job, LoadOptions, PartRange, VerifyOptions, cat,
     copy, dry_run, dump, list, load, verify,
 };
 use tipple_store::{Access, Store, StoreOptions, StoreUrl, open_store};
 
+use crate::sealed::ring;
 use crate::source::{Keep, Numbers, NumbersContent};
 
 pub fn memory_store(name: &str) -> std::sync::Arc<dyn Store> {
@@ -32,22 +33,25 @@ pub fn small(threads: usize) -> DumpOptions {
 }
 
 pub fn assert_good(store: &dyn Store, records: u64) {
-    let report = verify(
-        &Job::default(),
-        store,
-        &[&NumbersContent],
-        &VerifyOptions::default(),
-    )
-    .unwrap();
+    assert_good_with(store, records, None);
+}
+
+pub fn assert_good_with(store: &dyn Store, records: u64, keys: Option<&KeyRing>) {
+    let options = VerifyOptions {
+        keys: keys.cloned(),
+        ..VerifyOptions::default()
+    };
+    let report = verify(&Job::default(), store, &[&NumbersContent], &options).unwrap();
     assert_eq!(report.problems, []);
     assert_eq!(report.report.records, records);
     assert_eq!(report.unlisted, 0);
 }
 
-fn loaded(store: &dyn Store, threads: usize) -> Vec<u64> {
+fn loaded(store: &dyn Store, threads: usize, keys: Option<&KeyRing>) -> Vec<u64> {
     let keep = Keep::default();
     let options = LoadOptions {
         threads,
+        keys: keys.cloned(),
         ..LoadOptions::default()
     };
     load(&Job::default(), store, &keep, &options).unwrap();
@@ -66,6 +70,7 @@ proptest! {
         gone_every in proptest::option::of(2_u64..50),
         broken_every in proptest::option::of(2_u64..50),
         restarts in any::<bool>(),
+        is_sealed in any::<bool>(),
     ) {
         let part_records = part_records.max(records / 200 + 1);
         let bytes: fn(u64) -> usize = match sizes {
@@ -79,6 +84,7 @@ proptest! {
         let store = memory_store(&format!("round-{}", CASE.fetch_add(1, Ordering::Relaxed)));
         let options = DumpOptions {
             codec: level.map_or(Codec::None, |level| Codec::Zstd { level }),
+            keys: is_sealed.then(|| ring(&[("k", 1)])),
             ..small(threads)
         };
         let job = Job::default();
@@ -88,8 +94,9 @@ proptest! {
         prop_assert_eq!(report.records + report.outcomes.values().sum::<u64>() + report.lost_total(), records);
         prop_assert!(report.memory_bytes_max <= report.memory_bytes_budget);
         prop_assert_eq!(report.memory_bytes_budget, options.memory_bytes(&source, &[]));
-        assert_good(store.as_ref(), report.records);
-        prop_assert_eq!(loaded(store.as_ref(), threads), expected);
+        let keys = options.keys.as_ref();
+        assert_good_with(store.as_ref(), report.records, keys);
+        prop_assert_eq!(loaded(store.as_ref(), threads, keys), expected);
     }
 }
 
@@ -164,7 +171,7 @@ fn losses_are_told_by_cause_wherever_one_looks() {
     let report = dump(&Job::default(), &source, &[store.as_ref()], &small(2)).unwrap();
     assert_eq!(report.outcomes["gone"], 100);
     assert_eq!(report.lost["broken"], 1000 / 7 - 1000 / 70);
-    let done = list(store.as_ref()).unwrap().done.unwrap();
+    let done = list(store.as_ref(), None).unwrap().done.unwrap();
     assert_eq!(done.lost, report.lost_total());
     assert_eq!(done.source["said"], "goodbye");
 

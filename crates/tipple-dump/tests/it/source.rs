@@ -3,11 +3,14 @@
 //! A record is `u32 length, u64 number, filler`: it tells which one it is, and whether it was changed.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use tipple_budget::Gate;
+use tipple_chunk::Scratch;
 use tipple_dump::Job;
 use tipple_flow::{
     Cause, Content, Estimate, Failure, Identity, NewPart, Outcomes, Part, PartName, PartReader,
@@ -129,7 +132,14 @@ impl Source for Numbers {
                 let path = planner
                     .scratch_dir()
                     .join(format!("range-{from}-{break_off_after:?}"));
-                std::fs::write(&path, range).unwrap();
+                match planner.scratch_key().map(Scratch::new) {
+                    None => std::fs::write(&path, range).unwrap(),
+                    Some(scratch) => {
+                        let mut out = scratch.writer(File::create(&path).unwrap()).unwrap();
+                        out.write_all(range.as_bytes()).unwrap();
+                        out.finish().unwrap();
+                    }
+                }
                 PlanBody::File(path)
             };
             planner.add(NewPart {

@@ -231,12 +231,15 @@ fn a_store_that_fails_fails_the_job_and_is_caught_up_later() {
         let failed = dump(&Job::default(), &numbers, &[&a, &b], &options).unwrap_err();
         assert_eq!(failed.kind(), ErrorKind::Store, "{failed}");
         assert!(failed.to_string().contains("out of order"), "{failed}");
-        assert!(list(b.inner.as_ref()).is_err() || list(b.inner.as_ref()).unwrap().done.is_none());
+        assert!(
+            list(b.inner.as_ref(), None).is_err()
+                || list(b.inner.as_ref(), None).unwrap().done.is_none()
+        );
         assert_eq!(bytes_below(spool.path()), 0, "after {puts} puts");
 
         b.mend();
         // Parts of a plan that was never sealed are void.
-        let committed = match list(&a) {
+        let committed = match list(&a, None) {
             Ok(listing) if listing.parts_planned.is_some() => listing.parts.len() as u64,
             _ => 0,
         };
@@ -250,7 +253,7 @@ fn a_store_that_fails_fails_the_job_and_is_caught_up_later() {
         }
         assert_good(&a, 1000);
         for store in [&a, &b] {
-            let done = list(store).unwrap().done.unwrap();
+            let done = list(store, None).unwrap().done.unwrap();
             assert_eq!(done.records, 1000);
             let depth = VerifyOptions {
                 depth: Depth::Full,

@@ -16,11 +16,7 @@ use crate::verbs::cachemover::Printing;
 
 const BUFFER_BYTES: usize = 256 << 10;
 
-pub(super) fn run(
-    args: &CatArgs,
-    typed: &Typed<'_>,
-    _output: &Arc<Output>,
-) -> Result<u8, CliError> {
+pub(super) fn run(args: &CatArgs, typed: &Typed<'_>, output: &Arc<Output>) -> Result<u8, CliError> {
     match DumpPlace::parse(&args.store)? {
         DumpPlace::Store(url) => {
             let store = open_store(&url, Access::Read, &ready::store_options())?;
@@ -30,6 +26,7 @@ pub(super) fn run(
                 parts: args.parts.parts,
                 records_max: args.limit,
                 raw: args.raw,
+                keys: ready::keys(&args.key, output)?,
             };
             let mut out = BufWriter::with_capacity(BUFFER_BYTES, io::stdout().lock());
             let shown = tipple_dump::cat(
@@ -49,7 +46,10 @@ pub(super) fn run(
             }
         }
         DumpPlace::Cachemover(folder) => {
-            typed.refuse(&["parts"], "is for dumps of tipple's own layout")?;
+            typed.refuse(
+                &["parts", "encrypt_key"],
+                "is for dumps of tipple's own layout",
+            )?;
             cachemover(args, &folder)?;
         }
     }

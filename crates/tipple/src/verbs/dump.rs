@@ -46,6 +46,12 @@ pub(super) fn run(
         Layout::Cachemover => {
             let why = "is for --layout tipple";
             typed.refuse(&["compress", "spool_limit", "store_policy"], why)?;
+            // Wherever it was given: nobody who has a key wants plain files.
+            if args.key.encrypt_key.is_some() {
+                return Err(CliError::usage(
+                    "--layout cachemover cannot be sealed: leave out --encrypt-key, or the layout",
+                ));
+            }
             let folder = match &stores[..] {
                 [store] => store.as_folder(),
                 _ => None,
@@ -79,7 +85,8 @@ fn into_stores(
     urls: &[StoreUrl],
     output: &Arc<Output>,
 ) -> Result<u8, CliError> {
-    let options = ready::dump_options(&args.job, &args.buffers, &args.shape, &args.spool)?;
+    let keys = ready::keys(&args.key, output)?;
+    let options = ready::dump_options(&args.job, &args.buffers, &args.shape, &args.spool, keys)?;
     let store_options = ready::upload_options(&args.upload)?;
     let rates = ready::job_rates(&args.job)?;
     if args.job.dry_run {
@@ -112,7 +119,11 @@ fn into_stores(
             .any(|dropped| dropped.store == url)
     };
     let kept = urls.iter().find(|url| !is_dropped(url)).unwrap_or(&urls[0]);
-    let next = format!("tipple verify {}", quoted(&kept.to_string()));
+    let mut next = format!("tipple verify {}", quoted(&kept.to_string()));
+    if let Some(file) = &args.key.encrypt_key {
+        let file = quoted(&file.display().to_string());
+        next.push_str(&format!(" --encrypt-key {file}"));
+    }
     Ok(finish(output, "dumped", &report, Some(next)))
 }
 
@@ -152,8 +163,9 @@ fn memory_story(options: &DumpOptions, source: &dyn Source, stores: &[&dyn Store
         others: &[
             ("codec", options.codec.encoder_bytes()),
             ("reader", source.reader_bytes()),
+            ("sealing", options.sealing_bytes()),
         ],
-        planner_bytes: source.planner_bytes(),
+        planner_bytes: options.planner_bytes(source),
         shared: &[
             ("spool", options.spool_memory_bytes()),
             ("uploads", options.store_memory_bytes(stores)),

@@ -12,40 +12,52 @@ use crate::cli::ListArgs;
 use crate::endpoint::DumpPlace;
 use crate::error::CliError;
 use crate::output::{Answer, Output, print, print_table};
-use crate::ready;
+use crate::ready::{self, Typed};
 use crate::units::{bytes, count, counted};
 use crate::verbs::{dry_run, supervise};
 
-pub(super) fn run(args: &ListArgs, output: &Arc<Output>) -> Result<u8, CliError> {
+pub(super) fn run(
+    args: &ListArgs,
+    typed: &Typed<'_>,
+    output: &Arc<Output>,
+) -> Result<u8, CliError> {
     match DumpPlace::parse(&args.store)? {
         DumpPlace::Store(url) => {
             let store = open_store(&url, Access::Read, &ready::store_options())?;
             if supervise::is_files(store.as_ref())? {
+                typed.refuse(
+                    &["encrypt_key"],
+                    "is for dumps, and these are the files of a command",
+                )?;
                 supervise::list(args, store.as_ref(), output)?;
                 return Ok(0);
             }
+            let keys = ready::keys(&args.key, output)?;
             if args.dry_run {
-                let needs = tipple_dump::list_dry_run(store.as_ref())?;
+                let needs = tipple_dump::list_dry_run(store.as_ref(), keys.as_ref())?;
                 return dry_run::tell_reading(output, "list", &needs, false);
             }
-            let listing = tipple_dump::list(store.as_ref())?;
+            let listing = tipple_dump::list(store.as_ref(), keys.as_ref())?;
             summary(&listing).print(output, &listing)?;
             if args.parts && !output.is_json() {
                 parts(&listing)?;
             }
         }
-        DumpPlace::Cachemover(folder) if args.dry_run => {
-            let estimate = ready::cachemover(&folder, true)?.check()?;
-            // Only the names of the files and their lengths.
-            let needs = ReadDryRun {
-                parts: estimate.parts,
-                records: estimate.records,
-                raw_bytes: estimate.bytes,
-                ..ReadDryRun::default()
-            };
-            return dry_run::tell_reading(output, "list", &needs, false);
+        DumpPlace::Cachemover(folder) => {
+            typed.refuse(&["encrypt_key"], "is for dumps of tipple's own layout")?;
+            if args.dry_run {
+                let estimate = ready::cachemover(&folder, true)?.check()?;
+                // Only the names of the files and their lengths.
+                let needs = ReadDryRun {
+                    parts: estimate.parts,
+                    records: estimate.records,
+                    raw_bytes: estimate.bytes,
+                    ..ReadDryRun::default()
+                };
+                return dry_run::tell_reading(output, "list", &needs, false);
+            }
+            cachemover(&folder, output)?;
         }
-        DumpPlace::Cachemover(folder) => cachemover(&folder, output)?,
     }
     Ok(0)
 }
@@ -65,6 +77,9 @@ fn summary(listing: &Listing) -> Answer {
         "content",
         format!("{} version {}", head.content.name, head.content.version),
     );
+    if let Some(seal) = &head.seal {
+        answer.row("sealed", format!("with the key {}", seal.key));
+    }
     answer.row("begun", format!("{} by {}", head.started, head.written_by));
     let next = match (&*head.source.kind, head.source.id.as_str()) {
         // A pipe cannot be read twice.

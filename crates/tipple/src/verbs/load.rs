@@ -32,6 +32,10 @@ pub(super) fn run(
     };
     if let (SinkUrl::Files(target), DumpPlace::Store(url)) = (&to, &place) {
         let store = open_store(url, Access::Read, &ready::store_options())?;
+        typed.refuse(
+            &["encrypt_key"],
+            "is for dumps, and these are the files of a command",
+        )?;
         return supervise::load(args, typed, store.as_ref(), target, output);
     }
     let sink = ready::sink(&to, &args.lines, &args.storing, &memcached, true)?;
@@ -43,7 +47,10 @@ pub(super) fn run(
             from_store(args, store.as_ref(), sink.as_ref(), output)
         }
         DumpPlace::Cachemover(folder) => {
-            typed.refuse(&["parts", "state"], "is for dumps of tipple's own layout")?;
+            typed.refuse(
+                &["parts", "state", "encrypt_key"],
+                "is for dumps of tipple's own layout",
+            )?;
             output.at_start([format!("loading {place}, a cachemover folder, into {to}")]);
             from_cachemover(args, folder, sink.as_ref(), output)
         }
@@ -56,7 +63,10 @@ fn from_store(
     sink: &dyn Sink,
     output: &Arc<Output>,
 ) -> Result<u8, CliError> {
-    let options = ready::load_options(&args.job, &args.parts, args.state.as_deref());
+    let options = {
+        let keys = ready::keys(&args.key, output)?;
+        ready::load_options(&args.job, &args.parts, args.state.as_deref(), keys)
+    };
     let rates = ready::job_rates(&args.job)?;
     let memory_bytes = options.memory_bytes(store, sink);
     if args.job.dry_run {
@@ -82,7 +92,7 @@ fn from_store(
 
 /// Parts, records and raw bytes of what would be loaded.
 fn extent(store: &dyn Store, options: &LoadOptions) -> Result<(u64, u64, u64), CliError> {
-    let dump = OpenDump::open(store, options.partial)?;
+    let dump = OpenDump::open(store, options.partial, options.keys.as_ref())?;
     let chosen = match options.parts {
         None => dump.parts(),
         Some(range) => {

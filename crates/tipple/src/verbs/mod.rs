@@ -6,6 +6,7 @@ mod copy;
 mod doctor;
 mod dry_run;
 mod dump;
+mod keygen;
 mod list;
 mod load;
 mod pages;
@@ -33,6 +34,7 @@ pub(crate) fn output(verb: &Verb) -> Result<Arc<Output>, CliError> {
         Verb::Verify(args) => Output::new(&args.output, Some(&args.watch)),
         Verb::List(args) => Output::new(&args.output, None),
         Verb::Prune(args) => Output::new(&args.output, None),
+        Verb::Keygen(args) => Output::new(&args.output, None),
         Verb::Supervise(args) => Output::new(&args.output, Some(&args.watch)),
         Verb::Doctor(args) => Output::new(&args.output, None),
         Verb::Cat(args) => Output::plain(&args.settings),
@@ -48,10 +50,11 @@ pub(crate) fn run(verb: &Verb, matches: &ArgMatches, output: &Arc<Output>) -> u8
         Verb::Dump(args) => dump::run(args, &typed, output),
         Verb::Load(args) => load::run(args, &typed, output),
         Verb::Copy(args) => copy::run(args, &typed, output),
-        Verb::Verify(args) => verify::run(args, output),
-        Verb::List(args) => list::run(args, output),
+        Verb::Verify(args) => verify::run(args, &typed, output),
+        Verb::List(args) => list::run(args, &typed, output),
         Verb::Cat(args) => cat::run(args, &typed, output),
         Verb::Prune(args) => prune::run(args, &typed, output),
+        Verb::Keygen(args) => keygen::run(args, output),
         Verb::Supervise(args) => supervise::run(args, &typed, output),
         Verb::Doctor(args) => doctor::run(args, &typed, output),
         Verb::Tour(args) => tour::run(args),

@@ -27,7 +27,7 @@ pub(super) fn run(
         return tell(&pruned, output);
     }
     // Named before anything happens, so that a typing error does not look like a clean dump.
-    tipple_dump::OpenDump::open(store.as_ref(), true)?;
+    tipple_dump::OpenDump::look(store.as_ref())?;
     let delete = args.yes && !args.dry_run;
     let store = match delete {
         true => open_store(&url, Access::Write, &ready::fenced(&args.fence))?,

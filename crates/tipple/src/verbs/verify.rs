@@ -11,17 +11,25 @@ use crate::cli::VerifyArgs;
 use crate::endpoint::DumpPlace;
 use crate::error::{CliError, Kind};
 use crate::output::{Output, verify_text};
-use crate::ready::{self, CONTENTS};
+use crate::ready::{self, CONTENTS, Typed};
 use crate::running;
 use crate::verbs::cachemover::Counting;
 use crate::verbs::{copy, dry_run, quoted, supervise};
 
-pub(super) fn run(args: &VerifyArgs, output: &Arc<Output>) -> Result<u8, CliError> {
+pub(super) fn run(
+    args: &VerifyArgs,
+    typed: &Typed<'_>,
+    output: &Arc<Output>,
+) -> Result<u8, CliError> {
     let place = DumpPlace::parse(&args.store)?;
     let verified = match &place {
         DumpPlace::Store(url) => {
             let store = open_store(url, Access::Read, &ready::store_options())?;
             if supervise::is_files(store.as_ref())? {
+                typed.refuse(
+                    &["encrypt_key"],
+                    "is for dumps, and these are the files of a command",
+                )?;
                 return supervise::verify(args, store.as_ref(), &place.to_string(), output);
             }
             let options = VerifyOptions {
@@ -32,6 +40,7 @@ pub(super) fn run(args: &VerifyArgs, output: &Arc<Output>) -> Result<u8, CliErro
                 },
                 partial: args.partial,
                 threads: ready::threads(&args.threads),
+                keys: ready::keys(&args.key, output)?,
             };
             if args.dry_run {
                 let needs = tipple_dump::verify_dry_run(store.as_ref(), &options)?;
@@ -42,6 +51,7 @@ pub(super) fn run(args: &VerifyArgs, output: &Arc<Output>) -> Result<u8, CliErro
             })?
         }
         DumpPlace::Cachemover(folder) => {
+            typed.refuse(&["encrypt_key"], "is for dumps of tipple's own layout")?;
             let source = ready::cachemover(folder, args.partial)?;
             let options = CopyOptions {
                 threads: ready::threads(&args.threads),

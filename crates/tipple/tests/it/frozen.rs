@@ -96,6 +96,19 @@ fn dumps_of_version_1_are_read() {
     assert_eq!(again[&b"item:0006"[..]].value, b"value 6 ".repeat(6));
 }
 
+#[test]
+fn a_sealed_dump_of_version_1_is_read() {
+    let place = Place::new();
+    let (dir, key, out) = (fixture("sealed"), fixture("sealed.key"), place.path("out"));
+    let key = ["--encrypt-key", &key];
+    let verified = report(&[&["verify", dir.as_str()][..], &key].concat());
+    assert_eq!(verified["problems"], json!([]));
+    let sink = format!("lines:{}", out.display());
+    exits(0, &[&["load", dir.as_str(), &sink][..], &key].concat());
+    assert!(fs::read(&out).unwrap() == lines());
+    exits(13, &["verify", &dir]);
+}
+
 /// A fixture that is changed.
 fn copy(place: &Place, name: &str) -> PathBuf {
     let to = place.path(name);

@@ -2,7 +2,7 @@ use insta::assert_snapshot;
 
 use crate::support::Place;
 
-const VERBS: [&str; 12] = [
+const VERBS: [&str; 13] = [
     "dump",
     "load",
     "copy",
@@ -11,6 +11,7 @@ const VERBS: [&str; 12] = [
     "cat",
     "prune",
     "supervise",
+    "keygen",
     "doctor",
     "tour",
     "completions",

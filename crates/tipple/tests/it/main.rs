@@ -16,6 +16,7 @@ mod kill;
 mod lines;
 mod output;
 mod pages;
+mod sealed;
 mod signals;
 mod supervise;
 mod support;

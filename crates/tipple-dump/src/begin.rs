@@ -28,8 +28,10 @@ pub(crate) struct Found {
     sealing: Option<Sealing>,
     /// Stores that are empty.
     empty: Vec<usize>,
-    /// Stores where the dump is finished: not all of them.
+    /// Stores where the dump is finished.
     pub(crate) finished: Vec<usize>,
+    /// All of them.
+    is_finished: bool,
 }
 
 enum Held {
@@ -42,7 +44,7 @@ impl Found {
     /// Looks at every store, and changes nothing.
     ///
     /// # Errors
-    /// `Usage` if all hold a finished dump, or one holds a dump of another source or of other options, or something
+    /// `Usage` if one holds a dump of another source or of other options, or something
     /// else, or they hold different dumps; `Store`.
     pub(crate) fn of(
         source: &dyn Source,
@@ -54,6 +56,7 @@ impl Found {
             sealing: None,
             empty: Vec::new(),
             finished: Vec::new(),
+            is_finished: false,
         };
         for (number, store) in stores.living() {
             let held = match held(store) {
@@ -93,18 +96,22 @@ impl Found {
             }
         }
         let living = stores.living();
-        if found.finished.len() == living.len() {
-            let url = living[0].1.url();
-            return Err(DumpError::Usage(format!(
-                "{url} holds a finished dump: choose another folder, or look at this one with `tipple verify {url}`"
-            )));
-        }
+        found.is_finished = found.finished.len() == living.len();
         if let Some((head, bytes)) = &found.head {
             let url = living[0].1.url();
+            check_head(url, head, source, options).map_err(|error| match found.is_finished {
+                true => finished_error(url),
+                false => error,
+            })?;
             found.sealing = Sealing::unlock(url, head, bytes, options.keys.as_ref())?;
-            check_head(url, head, source, options)?;
         }
         Ok(found)
+    }
+
+    /// The HEAD, and the key, of the dump that is finished in all stores, if it is.
+    pub(crate) fn finished_head(&self) -> Option<(&Head, Option<&Sealing>)> {
+        let (head, _) = self.head.as_ref()?;
+        self.is_finished.then_some((head, self.sealing.as_ref()))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -139,6 +146,13 @@ impl Found {
         failpoint!("begun");
         Ok((head, sealing))
     }
+}
+
+/// Nothing is left to be done for it.
+pub(crate) fn finished_error(url: &str) -> DumpError {
+    DumpError::Usage(format!(
+        "{url} holds a finished dump: choose another folder, or look at this one with `tipple verify {url}`"
+    ))
 }
 
 fn held(store: &dyn Store) -> Result<Held, DumpError> {

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::{Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tipple_chunk::Sealed;
-use tipple_flow::{Outcomes, Written};
+use tipple_flow::{Outcomes, PartName, Written};
 use tipple_store::{ObjectName, Store, StoreErrorKind};
 
 use crate::error::DumpError;
@@ -192,6 +192,8 @@ pub(crate) struct Committer<'a> {
     pub(crate) stores: &'a Stores<'a>,
     pub(crate) number: usize,
     pub(crate) sealing: Option<&'a Sealing>,
+    /// Where parts go that all stores have, if anyone is to be told.
+    pub(crate) to_notifier: Option<SyncSender<PartName>>,
 }
 
 impl Committer<'_> {
@@ -246,6 +248,10 @@ impl Committer<'_> {
             Ok(())
         })?;
         if part.settled() {
+            if let Some(to_notifier) = &self.to_notifier {
+                // If too many wait, or the notifier was cancelled: what it was not told of it finds at the end.
+                let _ = to_notifier.try_send(record.part.clone());
+            }
             bump(&self.job.progress().parts, 1);
             self.job.tell(&Event::Part {
                 part: record.part.to_string(),

@@ -1,6 +1,6 @@
 //! The verb `dump`: from a live system into one store or several.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{channel, sync_channel};
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tipple_budget::{Budget, BufferPool, Gate, Permit};
 use tipple_chunk::{Content, Encoder, Scratch};
-use tipple_flow::{Estimate, Source};
+use tipple_flow::{Estimate, PartName, Source};
 use tipple_store::{Store, StoreErrorKind};
 
 use crate::begin::{self, Found, SealedPlan};
@@ -19,6 +19,8 @@ use crate::filling::{self, MESSAGES_MAX, Plans};
 use crate::job::{Event, Job, Phase, Report, bump};
 use crate::layout::{self, Done, Head, PartRecord, Sealed, SealedPart};
 use crate::ledger::Ledger;
+use crate::notify::{self, Notifier};
+use crate::open_dump::OpenDump;
 use crate::options::DumpOptions;
 use crate::planning::{self, PlanSeal, Planning};
 use crate::replicate::Replicator;
@@ -29,11 +31,12 @@ use crate::stores::Stores;
 use crate::sums::Sums;
 
 /// Dumps `source` into every one of `stores`, or goes on with a dump of the same source and options that was broken
-/// off. What one store has and another lacks is copied from there.
+/// off. What one store has and another lacks is copied from there. If all stores hold the finished dump, and someone is
+/// to be told who was not, that alone is done.
 ///
 /// # Errors
 /// [`DumpError`]; there is no DONE then in any store that lacks something, and the same call goes on where it was.
-/// `Usage` if all stores hold a finished dump, or one holds a dump of another source or of other options, or
+/// `Usage` if all stores hold a finished dump of which all has been told, or one holds a dump of another source or of other options, or
 /// something else.
 pub fn dump(
     job: &Job,
@@ -46,10 +49,14 @@ pub fn dump(
     let stores = &Stores::new(job, store_list, options.store_policy)?;
     let _locks = stores.lock()?;
     let found = Found::of(source, stores, options)?;
+    if let Some((head, sealing)) = found.finished_head() {
+        return tell_finished(job, stores, head, options, sealing);
+    }
     // What planning holds may depend on what the source turns out to be.
     let estimate = source.check()?;
     let needed = options.memory_bytes(source, store_list);
     let memory = memory_budget(job, needed, options.memory_bytes_max)?;
+    let notifier = Notifier::open(job, stores, &options.notify)?;
     let _stores_memory = memory.try_acquire(options.store_memory_bytes(store_list))?;
     let _spool_memory = memory.try_acquire(options.spool_memory_bytes())?;
     let room = Budget::new("spool", options.spool_bytes(store_list));
@@ -59,6 +66,7 @@ pub fn dump(
     let (is_fresh, finished) = (found.is_empty(), found.finished.first().copied());
     let (head, sealing) = found.head(source, stores, options)?;
     let sealing = sealing.as_ref();
+    let mut notifier = notifier.map(|notifier| notifier.with_sealing(sealing));
     stores.each(|store| {
         for leftover in store.leftovers()?.iter().filter(|one| layout::is_ours(one)) {
             store.remove_leftover(leftover)?;
@@ -75,7 +83,11 @@ pub fn dump(
     };
     if let Some(from) = finished {
         replicator.finished(&head, from)?;
-        return finished_report(job, stores, from, sealing);
+        let undelivered = match notifier {
+            Some(notifier) => tell_rest(notifier, stores.get(from), &head, options)?,
+            None => BTreeMap::new(),
+        };
+        return finished_report(job, stores, from, undelivered, sealing);
     }
     let resumed = match is_fresh {
         true => None,
@@ -85,6 +97,9 @@ pub fn dump(
         Some(plan) => Plan::resumed(&replicator, &head, plan)?,
         None => Plan::fresh(),
     };
+    if let (Some(notifier), false) = (&mut notifier, plan.committed.is_empty()) {
+        notifier.resume(&plan.id)?;
+    }
     tell_start(job, &plan, &estimate, options.threads);
     let run = Run {
         job,
@@ -96,13 +111,26 @@ pub fn dump(
         plan: &plan,
         extension: &head.chunk_extension(),
         sealing,
+        head: &head,
     };
-    let (plan_id, sealed) = run.workers()?;
+    let (plan_id, sealed) = run.workers(notifier.as_mut())?;
 
     job.phase(Phase::Finishing);
+    // Before DONE: who reads DONE, and finds no message any more, has got all there will be.
+    if let Some(notifier) = &mut notifier {
+        notifier.rest(&head, sealed.parts.iter().map(|part| &part.name))?;
+    }
     let sums = stores.any(|store| Sums::of(store, &plan_id, &sealed, sealing))?;
     let said = source.finish(&sealed.planned, sums.records, &sums.outcomes)?;
     stores.each(|store| finish(store, &plan_id, &sealed, &said, sealing))?;
+    let undelivered = match notifier {
+        Some(notifier) => {
+            let done = stores
+                .any(|store| layout::read_json(store, &layout::object(layout::DONE), sealing))?;
+            notifier.done(&head, &done)?
+        }
+        None => BTreeMap::new(),
+    };
     Ok(Report {
         records: sums.records,
         chunks: sums.chunks,
@@ -112,6 +140,7 @@ pub fn dump(
         earlier_records: plan.committed.iter().map(|record| record.records).sum(),
         earlier_raw_bytes: plan.committed.iter().map(|record| record.raw_bytes).sum(),
         source: said,
+        undelivered,
         dropped_stores: stores.dropped_stores(),
         ..job.report("dump")
     }
@@ -146,11 +175,46 @@ fn finish(
     Ok(())
 }
 
+/// Tells of a dump that is finished in all stores, as far as that was not done yet.
+fn tell_finished(
+    job: &Job,
+    stores: &Stores<'_>,
+    head: &Head,
+    options: &DumpOptions,
+    sealing: Option<&Sealing>,
+) -> Result<Report, DumpError> {
+    let (number, store) = stores.living()[0];
+    let done: Done = layout::read_json(store, &layout::object(layout::DONE), sealing)?;
+    if options.notify.targets.is_empty() || notify::is_all_delivered(stores, &done)? {
+        return Err(begin::finished_error(store.url()));
+    }
+    let notifier = Notifier::open(job, stores, &options.notify)?.expect("there are targets");
+    job.phase(Phase::Finishing);
+    let undelivered = tell_rest(notifier.with_sealing(sealing), store, head, options)?;
+    finished_report(job, stores, number, undelivered, sealing)
+}
+
+/// Tells of everything in a finished dump that was not told yet. Returns how many messages each target did not get.
+fn tell_rest(
+    mut notifier: Notifier<'_>,
+    store: &dyn Store,
+    head: &Head,
+    options: &DumpOptions,
+) -> Result<BTreeMap<String, u64>, DumpError> {
+    let dump = OpenDump::open(store, false, options.keys.as_ref())?;
+    dump.check_parts()?;
+    let done = dump.done().expect("only finished dumps are opened");
+    notifier.resume(&done.plan)?;
+    notifier.rest(head, dump.parts().iter())?;
+    notifier.done(head, done)
+}
+
 /// What a dump came to that an earlier run had finished in the store `from`, and that the others have now too.
 fn finished_report(
     job: &Job,
     stores: &Stores<'_>,
     from: usize,
+    undelivered: BTreeMap<String, u64>,
     sealing: Option<&Sealing>,
 ) -> Result<Report, DumpError> {
     let done: Done = layout::read_json(stores.get(from), &layout::object(layout::DONE), sealing)?;
@@ -163,6 +227,7 @@ fn finished_report(
         earlier_records: done.records,
         earlier_raw_bytes: done.raw_bytes,
         source: done.source.clone(),
+        undelivered,
         dropped_stores: stores.dropped_stores(),
         ..job.report("dump")
     }
@@ -306,11 +371,12 @@ struct Run<'a> {
     /// What the names of chunks end with.
     extension: &'a str,
     sealing: Option<&'a Sealing>,
+    head: &'a Head,
 }
 
 impl Run<'_> {
     /// Plans and works on all parts that are not committed yet; returns the sealed plan.
-    fn workers(&self) -> Result<(String, Sealed), DumpError> {
+    fn workers(&self, notifier: Option<&mut Notifier<'_>>) -> Result<(String, Sealed), DumpError> {
         let gate = self.job.gate();
         let failure = FirstFailure::new(gate);
         let lanes = self.lanes()?;
@@ -362,7 +428,20 @@ impl Run<'_> {
             stores: self.stores,
             sealing: self.sealing,
         };
+        let (to_notifier, told) = match notifier {
+            Some(notifier) => {
+                let (to_notifier, parts) = notify::to_notifier();
+                (Some(to_notifier), Some((notifier, parts)))
+            }
+            None => (None, None),
+        };
+        let earlier: Vec<PartName> = committed.into_iter().cloned().collect();
+
         let sealed = std::thread::scope(|scope| {
+            if let Some((notifier, parts)) = told {
+                let (head, earlier) = (self.head, &earlier);
+                scope.spawn(move || notifier.run(head, earlier, &parts));
+            }
             for (pool, mut encoder, permit) in lanes {
                 let (to_encoder, messages) = sync_channel(MESSAGES_MAX);
                 let sealer = Sealer {
@@ -407,10 +486,13 @@ impl Run<'_> {
                         stores: self.stores,
                         number,
                         sealing: self.sealing,
+                        to_notifier: to_notifier.clone(),
                     };
                     scope.spawn(move || committer.run(&work, fail));
                 }
             }
+            // Gone with the last committer: then the notifier has heard of everything.
+            drop(to_notifier);
             let sealed = match &self.plan.sealed {
                 Some(sealed) => Ok((self.plan.id.clone(), sealed.clone())),
                 None => planning

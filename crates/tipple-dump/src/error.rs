@@ -8,6 +8,8 @@ use tipple_chunk::ChunkError;
 use tipple_flow::{Failure, Party, Stop};
 use tipple_store::{ObjectName, Operation, Store, StoreError, StoreErrorKind};
 
+use crate::notify::{NotifyTarget, Refused};
+
 /// What kind of failure it is. Each maps to one exit code of the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
@@ -17,7 +19,7 @@ pub enum ErrorKind {
     Damaged,
     /// The live system failed, or is not the one it was (exit code 10).
     Live,
-    /// The store failed (exit code 11).
+    /// The store failed, or a queue or webhook cannot be used (exit code 11).
     Store,
     /// A budget or the local disk (exit code 12).
     Budget,
@@ -112,6 +114,14 @@ pub enum DumpError {
         /// Why, and what to do. Names the key, and never says what it is.
         reason: String,
     },
+    /// A queue or webhook cannot be used. Its secrets are not in it.
+    #[error("cannot use {target}: {reason}")]
+    Notify {
+        /// Which, as far as it is no secret.
+        target: String,
+        /// Why.
+        reason: String,
+    },
     /// Cancelled.
     #[error("interrupted; run the same command again to go on")]
     Interrupted,
@@ -145,7 +155,18 @@ impl DumpError {
             Self::Budget(_) | Self::Spool { .. } | Self::Disk { .. } => ErrorKind::Budget,
             Self::Version { .. } => ErrorKind::Version,
             Self::Key { .. } => ErrorKind::Key,
+            Self::Notify { .. } => ErrorKind::Store,
             Self::Interrupted => ErrorKind::Interrupted,
+        }
+    }
+
+    pub(crate) fn notify(target: &NotifyTarget, refused: Refused) -> Self {
+        match refused {
+            Refused::Cancelled => Self::Interrupted,
+            Refused::Failed(reason) => Self::Notify {
+                target: target.to_string(),
+                reason,
+            },
         }
     }
 

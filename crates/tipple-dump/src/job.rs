@@ -10,6 +10,7 @@ use serde_json::Value;
 use tipple_budget::{Budget, Gate, Rates};
 use tipple_flow::Outcomes;
 
+use crate::load_queue::QueueCounts;
 use crate::stores::DroppedStore;
 
 /// One run of dump, load, copy or verify: what is shared between the run and whoever watches, pauses or cancels it.
@@ -235,6 +236,16 @@ pub enum Event {
         #[serde(flatten)]
         outcomes: Outcomes,
     },
+    /// A chunk, or a run of chunks that records span, was applied by a load from a queue.
+    Chunk {
+        /// The first chunk.
+        chunk: String,
+        /// Records of it that were applied.
+        records: u64,
+        /// Its outcomes and losses.
+        #[serde(flatten)]
+        outcomes: Outcomes,
+    },
     /// Something that the user should know, and that does not end the job.
     Warning {
         /// What.
@@ -279,6 +290,12 @@ pub struct Report {
     pub spool_bytes_max: u64,
     /// How long workers waited for room in it, summed.
     pub spool_waited_ms: u64,
+    /// Messages that were not delivered, by target; the same call sends them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub undelivered: BTreeMap<String, u64>,
+    /// What became of the messages of a queue that was loaded from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<QueueCounts>,
     /// Stores that failed and that the job went on without.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dropped_stores: Vec<DroppedStore>,
@@ -291,6 +308,11 @@ pub struct Report {
 }
 
 impl Report {
+    /// Messages that were not delivered, to all targets together.
+    pub fn undelivered_total(&self) -> u64 {
+        self.undelivered.values().sum()
+    }
+
     /// Records lost, by all causes.
     pub fn lost_total(&self) -> u64 {
         self.lost.values().sum()

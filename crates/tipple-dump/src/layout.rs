@@ -8,9 +8,11 @@
 //! | `chunks/<part>-<nnnn>-<sha256, first 32 hex>.<content>.zst` | before the part record | records |
 //! | `parts/<part>.json` | when all its chunks are durable | [`PartRecord`]: the commit of a part |
 //! | `SHA256SUMS` | when all parts are committed | for `sha256sum -c`: all of the above, of the plan that counts |
+//! | `notified/<part>.json` | when all who are to be told took all messages about the part | who took them |
+//! | `notified/DONE.json` | the same of the message about DONE, after it | the same |
 //! | `DONE` | last, once | [`Done`]: totals, and a digest over the part records |
 //!
-//! HEAD, PLANNED, part records and DONE are JSON, and each ends with `own_sha256`: the SHA-256 of the object's bytes as
+//! HEAD, PLANNED, part records, what was delivered and DONE are JSON, and each ends with `own_sha256`: the SHA-256 of the object's bytes as
 //! they would be with 64 zeros there. So a digit that changed on disk is told from one that was written.
 //!
 //! `<part>` is `<plan>-<nnnnnnnn>`, so a part tells its plan; a plan without PLANNED is void, and so are its parts.
@@ -356,6 +358,25 @@ pub(crate) fn planned_object(plan: &str) -> ObjectName {
 
 pub(crate) fn part_object(part: &PartName) -> ObjectName {
     object(&format!("parts/{part}.json"))
+}
+
+/// What was delivered of notifications lies here.
+pub(crate) const NOTIFIED: &str = "notified/";
+
+/// What was delivered of the messages about a part.
+pub(crate) fn notified_object(part: &PartName) -> ObjectName {
+    object(&format!("{NOTIFIED}{part}.json"))
+}
+
+/// The same of the message about DONE.
+pub(crate) fn notified_done() -> ObjectName {
+    object(&format!("{NOTIFIED}{DONE}.json"))
+}
+
+/// The part whose [`notified_object`] `object` is, if it is one.
+pub(crate) fn notified_part(object: &ObjectName) -> Option<PartName> {
+    let name = object.as_ref().strip_prefix(NOTIFIED)?;
+    name.strip_suffix(".json")?.parse().ok()
 }
 
 pub(crate) fn part_name(plan: &str, number: u64) -> PartName {

@@ -87,28 +87,7 @@ pub fn load(
     check_workers(options.threads, 64 << 10)?;
     let dump = OpenDump::open(store, options.partial, options.keys.as_ref())?;
     dump.check_parts()?;
-    let content = &dump.head().content;
-    if !sink.accepts(&content.name, content.version) {
-        if sink.accepts(&content.name, 1) {
-            return Err(Failure::new(
-                Party::Version,
-                format!(
-                    "{} holds {} version {}, which is newer than this program: use a newer tipple",
-                    store.url(),
-                    content.name,
-                    content.version
-                ),
-            )
-            .into());
-        }
-        return Err(DumpError::Usage(format!(
-            "{} holds {} version {}, which a sink of {} does not take",
-            store.url(),
-            content.name,
-            content.version,
-            sink.identity().kind,
-        )));
-    }
+    check_accepts(&dump, sink)?;
     let mut state = match (&options.state_dir, sink.resume()) {
         (None, _) => None,
         (Some(dir), Resume::Idempotent | Resume::PositionReadable) => {
@@ -164,6 +143,33 @@ pub fn load(
         ..job.report("load")
     }
     .with_outcomes(&totals.outcomes))
+}
+
+/// Whether `sink` takes what is in the dump.
+///
+/// # Errors
+/// `Usage`, `Version`.
+pub(crate) fn check_accepts(dump: &OpenDump<'_>, sink: &dyn Sink) -> Result<(), DumpError> {
+    let (url, content) = (dump.store().url(), &dump.head().content);
+    if sink.accepts(&content.name, content.version) {
+        return Ok(());
+    }
+    if sink.accepts(&content.name, 1) {
+        return Err(Failure::new(
+            Party::Version,
+            format!(
+                "{url} holds {} version {}, which is newer than this program: use a newer tipple",
+                content.name, content.version
+            ),
+        )
+        .into());
+    }
+    Err(DumpError::Usage(format!(
+        "{url} holds {} version {}, which a sink of {} does not take",
+        content.name,
+        content.version,
+        sink.identity().kind,
+    )))
 }
 
 fn begin(job: &Job, state: &mut LoadState, sink: &dyn Sink) -> Result<(), DumpError> {

@@ -230,6 +230,14 @@ pub(crate) fn check_record(
     Ok(())
 }
 
+/// Whether `store` holds a finished dump: DONE is there, and nothing else is looked at.
+///
+/// # Errors
+/// `Store`.
+pub fn is_finished(store: &dyn Store) -> Result<bool, DumpError> {
+    layout::exists(store, &layout::object(layout::DONE))
+}
+
 /// Reads an object of the layout; `None` if it is not there.
 pub(crate) fn read_optional<T: serde::de::DeserializeOwned>(
     store: &dyn Store,

@@ -6,6 +6,7 @@ use tipple_store::Store;
 
 use crate::error::DumpError;
 use crate::layout::Shaping;
+use crate::notify::NotifyOptions;
 use crate::spool::{SpoolPlace, chunk_room};
 use crate::stores::StorePolicy;
 
@@ -34,6 +35,8 @@ pub struct DumpOptions {
     pub store_policy: StorePolicy,
     /// Seals the dump with the first of these keys. A dump that was begun with any of them goes on with that one.
     pub keys: Option<KeyRing>,
+    /// Who is told of what is in the stores.
+    pub notify: NotifyOptions,
 }
 
 impl Default for DumpOptions {
@@ -48,6 +51,7 @@ impl Default for DumpOptions {
             spool_bytes_max: None,
             store_policy: StorePolicy::All,
             keys: None,
+            notify: NotifyOptions::default(),
         }
     }
 }

@@ -132,6 +132,11 @@ fn unneeded_objects(dump: &OpenDump<'_>) -> Result<Vec<Unneeded>, DumpError> {
             Some(("parts", part)) if finished && !part.starts_with(&format!("{plan}-")) => {
                 Some("a part of a plan that does not count")
             }
+            Some(("notified", part))
+                if finished && !part.starts_with(&format!("{plan}-")) && part != "DONE.json" =>
+            {
+                Some("about a part of a plan that does not count")
+            }
             Some(("plan", rest)) if finished && !rest.starts_with(&format!("{plan}/")) => {
                 Some("a plan that does not count")
             }

@@ -31,19 +31,20 @@ impl RawSqs {
         }
     }
 
-    /// Creates a queue. Messages that are received and not deleted appear again after `visibility_timeout_s`.
+    /// Creates a queue, one that keeps an order if its name ends with `.fifo`. Messages that are received and not deleted appear again after `visibility_timeout_s`.
     ///
     /// # Panics
     /// As all below: if the server does not do it.
     #[track_caller]
     pub fn create(account: &Account, name: &str, visibility_timeout_s: u32) -> Self {
         let mut queue = Self::new(account, "");
+        let mut attributes = json!({"VisibilityTimeout": visibility_timeout_s.to_string()});
+        if name.ends_with(".fifo") {
+            attributes["FifoQueue"] = json!("true");
+        }
         let answer = queue.call(
             "CreateQueue",
-            json!({
-                "QueueName": name,
-                "Attributes": {"VisibilityTimeout": visibility_timeout_s.to_string()},
-            }),
+            json!({"QueueName": name, "Attributes": attributes}),
         );
         answer["QueueUrl"]
             .as_str()

@@ -91,6 +91,8 @@ pub(crate) struct DumpArgs {
     #[command(flatten)]
     pub(crate) upload: UploadFlags,
     #[command(flatten)]
+    pub(crate) notify: NotifyFlags,
+    #[command(flatten)]
     pub(crate) spool: SpoolFlags,
     #[command(flatten)]
     pub(crate) key: KeyFlags,
@@ -126,6 +128,8 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_name = "DIR", env = "TIPPLE_STATE", hide_env_values = true, value_hint = ValueHint::DirPath, help_heading = "Job")]
     pub(crate) state: Option<PathBuf>,
 
+    #[command(flatten)]
+    pub(crate) from_queue: FromQueueFlags,
     #[command(flatten)]
     pub(crate) key: KeyFlags,
     #[command(flatten)]
@@ -863,6 +867,58 @@ pub(crate) enum Level {
 
 fn threads(text: &str) -> Result<usize, UnitError> {
     units::number(text, "threads", 1, 1024).map(|n| n as usize)
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Notifications")]
+pub(crate) struct NotifyFlags {
+    /// Tell of each chunk once it is in every store, and of the end: sqs://NAME, sqs://HOST/ACCOUNT/NAME, sqs://https://… with a queue's URL, or a webhook https://…; several, comma-separated in the variable, which hides a webhook's secret from other users
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "TIPPLE_NOTIFY",
+        hide_env_values = true,
+        value_delimiter = ',',
+        action = ArgAction::Append
+    )]
+    pub(crate) notify: Vec<String>,
+
+    /// What a message holds: json (FORMAT.md of tipple-dump), or the body that Netflix cachemover sends
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        env = "TIPPLE_NOTIFY_FORMAT",
+        hide_env_values = true,
+        default_value = "json",
+        hide_possible_values = true
+    )]
+    pub(crate) notify_format: NoticeFormat,
+}
+
+/// What a message holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NoticeFormat {
+    /// Everything that is known of a chunk, and a last message
+    Json,
+    /// The body that Netflix cachemover sends
+    Cachemover,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "From a queue")]
+pub(crate) struct FromQueueFlags {
+    /// Apply chunks as the messages of `tipple dump --notify` tell of them, also while the dump still runs; ends when the dump is done and the queue is empty. Several loaders share a queue. For memcached sinks: sqs://NAME, sqs://HOST/ACCOUNT/NAME, or sqs://https://… with a queue's URL
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "TIPPLE_FROM_QUEUE",
+        hide_env_values = true
+    )]
+    pub(crate) from_queue: Option<String>,
+
+    /// Messages that a loader has received are seen by others again so long after it was killed, 3s to 12h
+    #[arg(long, value_name = "DURATION", env = "TIPPLE_QUEUE_VISIBILITY", hide_env_values = true, default_value_t = Span(std::time::Duration::from_secs(60)))]
+    pub(crate) queue_visibility: Span,
 }
 
 fn parts_in_flight(text: &str) -> Result<usize, UnitError> {

@@ -20,7 +20,7 @@ pub(crate) enum Kind {
     Interrupted,
 }
 
-/// The job is done, and records were lost.
+/// The job is done, and records were lost, or notifications were not delivered.
 pub(crate) const EXIT_LOST: u8 = 3;
 
 impl Kind {

@@ -33,6 +33,7 @@ Variables of s3:// stores, as other tools have them:
   AWS_REGION, AWS_DEFAULT_REGION       the region [default: the profile's, or us-east-1]
   AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL
                                        another server than AWS: https://HOST, http://HOST:PORT
+  AWS_ENDPOINT_URL_SQS                 the same for sqs:// queues that are given by name
   AWS_VIRTUAL_HOSTED_STYLE_REQUEST     true: the bucket is part of the host [default: at AWS]
   AWS_SKIP_SIGNATURE                   true: read a public bucket without credentials
   AWS_ALLOW_HTTP                       false: refuse an endpoint that is not encrypted
@@ -62,7 +63,7 @@ Exit codes:
   0    done
   1    unexpected
   2    usage
-  3    done, but some records could not be read or applied
+  3    done, but some records could not be read or applied, or notifications not delivered
   4    verification failed: a dump is damaged
   10   a source or a sink failed
   11   a store failed
@@ -78,6 +79,8 @@ pub(crate) const DUMP: &str = "\
 Reads all records of SOURCE into a dump in the folder STORE: .zst files of checksummed frames, a record of every part, \
 and DONE, written last. The memory is allocated at the start and printed. If it is interrupted, killed, or fails, run \
 the same command again: committed parts stay, the rest is done. A finished dump is never changed. \
+With --notify, queues and webhooks are told of each chunk once it is in every store; what cannot be delivered is counted, makes \
+the exit code 3, and is sent by the same command, run again. \
 Records that could not be read are counted by cause, and make the exit code 3.";
 
 pub(crate) const DUMP_EXAMPLES: &str = "\
@@ -90,6 +93,7 @@ Examples:
   tipple dump memcached://cache1 /backup/cm --layout cachemover
   tipple dump memcached://cache1 /backup/cache --dry-run
   tipple dump memcached://cache1 s3://backups/cache/2026-11-21
+  tipple dump memcached://old s3://backups/cache --notify sqs://warm   tells a queue of each chunk
 Then:
   tipple verify /backup/cache
   cd /backup/cache && sha256sum -c SHA256SUMS";
@@ -99,6 +103,7 @@ Brings the records of the dump in STORE back into SINK. Every frame's checksum i
 applied. Lines come in their order, items in any order, with their flags and the rest of their lives; items that have expired \
 meanwhile are counted. With several memcached servers, each key goes to the one that owns it on the ketama ring of all, where EVCache \
 clients look for it if the hosts are IP addresses. \
+With --from-queue, chunks are applied as a queue tells of them, by any number of loaders at once, until the dump is done and the queue is empty. \
 Records that were not applied are counted by cause, and losses make the exit code 3.";
 
 pub(crate) const LOAD_EXAMPLES: &str = "\
@@ -106,6 +111,7 @@ Examples:
   tipple load /backup/cache memcached://new1:11211,new2:11211 --threads 4
   tipple load /backup/cache memcached://new1 --mode add --rate 5000/s
   tipple load /backup/cache memcached://new1 --state /var/tmp/load   goes on after a kill
+  tipple load s3://backups/cache memcached://new1 --from-queue sqs://warm   while it is dumped
   tipple load /backup/access lines:/tmp/access.log
   tipple load /backup/access - | grep ' 500 '
   tipple load /backup/cm memcached://new1                            a cachemover folder

@@ -12,7 +12,10 @@ use clap::ArgMatches;
 use clap::parser::ValueSource;
 use tipple_budget::Rates;
 use tipple_chunk::{ChunkError, KeyRing};
-use tipple_dump::{CopyOptions, DumpOptions, LoadOptions, SpoolPlace, StorePolicy, VerifyOptions};
+use tipple_dump::{
+    CopyOptions, DumpOptions, LoadOptions, NotifyFormat, NotifyOptions, NotifyTarget,
+    QueueLoadOptions, SpoolPlace, StorePolicy, VerifyOptions,
+};
 use tipple_flow::{Content, Sink, Source};
 use tipple_lines::{Lines, LinesOptions, LinesSink, LinesSource};
 use tipple_memcached::{
@@ -23,9 +26,9 @@ use tipple_memcached::{
 use tipple_store::{StoreOptions, StoreUrl};
 
 use crate::cli::{
-    BufferFlags, ConnectionFlags, FenceFlags, FilterFlags, JobFlags, KeyFlags, LinesSinkFlags,
-    LinesSourceFlags, ListingFlags, Mode, PartFlags, Policy, ShapeFlags, SpoolFlags, StoringFlags,
-    ThreadFlags, UploadFlags,
+    BufferFlags, ConnectionFlags, FenceFlags, FilterFlags, FromQueueFlags, JobFlags, KeyFlags,
+    LinesSinkFlags, LinesSourceFlags, ListingFlags, Mode, NoticeFormat, NotifyFlags, PartFlags,
+    Policy, ShapeFlags, SpoolFlags, StoringFlags, ThreadFlags, UploadFlags,
 };
 use crate::endpoint::{SinkUrl, SourceUrl};
 use crate::error::{CliError, Kind};
@@ -44,6 +47,48 @@ pub(crate) fn store_options() -> StoreOptions {
         Some((name.into_string().ok()?, value.into_string().ok()?))
     });
     StoreOptions::default().with_variables(variables)
+}
+
+/// Who is told of a dump.
+pub(crate) fn notify_options(flags: &NotifyFlags) -> Result<NotifyOptions, CliError> {
+    // An empty variable is none.
+    let given = flags.notify.iter().filter(|text| !text.is_empty());
+    let targets = given.map(|text| text.parse::<NotifyTarget>());
+    Ok(NotifyOptions {
+        targets: (targets.collect::<Result<_, _>>())
+            .map_err(|error| CliError::from(error).of("--notify"))?,
+        format: match flags.notify_format {
+            NoticeFormat::Json => NotifyFormat::Json,
+            NoticeFormat::Cachemover => NotifyFormat::Cachemover,
+        },
+        services: store_options(),
+    })
+}
+
+/// The queue that chunks are told of in, if there is one.
+pub(crate) fn from_queue(flags: &FromQueueFlags) -> Result<Option<NotifyTarget>, CliError> {
+    let Some(text) = flags.from_queue.as_deref().filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let target = text.parse::<NotifyTarget>();
+    (target.map(Some)).map_err(|error| CliError::from(error).of("--from-queue"))
+}
+
+pub(crate) fn queue_load_options(
+    job: &JobFlags,
+    flags: &FromQueueFlags,
+    keys: Option<KeyRing>,
+) -> Result<QueueLoadOptions, CliError> {
+    let options = QueueLoadOptions {
+        threads: threads(&job.threads),
+        memory_bytes_max: job.memory.map(|size| size.0),
+        visibility: flags.queue_visibility.0,
+        services: store_options(),
+        keys,
+        ..QueueLoadOptions::default()
+    };
+    options.validate()?;
+    Ok(options)
 }
 
 /// The same, with what is known of writers.
@@ -417,6 +462,7 @@ pub(crate) fn dump_options(
     buffers: &BufferFlags,
     shape: &ShapeFlags,
     spool: &SpoolFlags,
+    notify: &NotifyFlags,
     keys: Option<KeyRing>,
 ) -> Result<DumpOptions, CliError> {
     let options = DumpOptions {
@@ -436,6 +482,7 @@ pub(crate) fn dump_options(
             Policy::Any => StorePolicy::Any,
         },
         keys,
+        notify: notify_options(notify)?,
     };
     options.validate()?;
     Ok(options)

@@ -61,6 +61,9 @@ fn interrupted(verb: &str) -> &'static str {
         "load" => {
             "interrupted; run the same command again: with --state it goes on, without it begins anew"
         }
+        "load --from-queue" => {
+            "interrupted; run the same command again: it goes on with what is in the queue"
+        }
         "copy" => "interrupted; a copy begins anew when it is run again",
         _ => "interrupted",
     }

@@ -2,6 +2,8 @@
 
 mod damage;
 mod hostile;
+mod notify;
+mod queue;
 mod refusals;
 mod resume;
 mod round_trip;

@@ -18,6 +18,7 @@ use indicatif::MultiProgress;
 use serde::Serialize;
 use serde_json::json;
 use tipple_dump::Event;
+use tipple_flow::Outcomes;
 
 use crate::cli::{Level, OutputFlags, SettingFlags, WatchFlags};
 use crate::error::{CliError, Kind};
@@ -193,18 +194,27 @@ impl Output {
                 outcomes,
             } => {
                 self.log(Level::Debug, &format!("part {part}: {records} records"));
-                if outcomes.lost() > 0 {
-                    let causes: Vec<_> = outcomes
-                        .losses()
-                        .map(|(cause, records)| format!("{cause} {records}"))
-                        .collect();
-                    self.log(
-                        Level::Warn,
-                        &format!("part {part} lost {}", causes.join(", ")),
-                    );
-                }
+                self.losses(&format!("part {part}"), outcomes);
+            }
+            Event::Chunk {
+                chunk,
+                records,
+                outcomes,
+            } => {
+                self.log(Level::Debug, &format!("chunk {chunk}: {records} records"));
+                self.losses(&format!("chunk {chunk}"), outcomes);
             }
             Event::Warning { message } => self.warn(&format!("warning: {message}")),
+        }
+    }
+
+    fn losses(&self, of: &str, outcomes: &Outcomes) {
+        if outcomes.lost() > 0 {
+            let causes: Vec<_> = outcomes
+                .losses()
+                .map(|(cause, records)| format!("{cause} {records}"))
+                .collect();
+            self.log(Level::Warn, &format!("{of} lost {}", causes.join(", ")));
         }
     }
 

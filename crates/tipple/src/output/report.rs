@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
-use tipple_dump::{Report, VerifyReport};
+use tipple_dump::{QueueCounts, Report, VerifyReport};
 
 use crate::output::Answer;
 use crate::units::{bytes, count, counted, short_count, time};
@@ -20,6 +20,18 @@ pub(crate) fn report_text(done: &str, report: &Report) -> String {
     }
     text.push('\n');
     text.push_str(&losses_text(report));
+    for (target, messages) in &report.undelivered {
+        text.push_str(&format!(
+            "  UNDELIVERED {}: {target}\n",
+            counted(*messages, "notification")
+        ));
+    }
+    if let Some(queue) = report.queue.filter(|queue| queue.untold_parts > 0) {
+        text.push_str(&format!(
+            "  UNTOLD {} whose notifications were not all delivered, and which may be missing\n",
+            counted(queue.untold_parts, "part")
+        ));
+    }
     let mut rows = Answer::default();
     if !report.outcomes.is_empty() {
         rows.row("  left out", causes(&report.outcomes));
@@ -44,6 +56,9 @@ pub(crate) fn report_text(done: &str, report: &Report) -> String {
             ),
         );
     }
+    if let Some(queue) = report.queue {
+        rows.row("  queue", queue_text(&queue));
+    }
     for dropped in &report.dropped_stores {
         rows.row(
             "  DROPPED",
@@ -57,6 +72,24 @@ pub(crate) fn report_text(done: &str, report: &Report) -> String {
         }
     }
     text.push_str(&rows.text());
+    text
+}
+
+fn queue_text(queue: &QueueCounts) -> String {
+    let mut text = format!(
+        "{} received, {} applied",
+        counted(queue.received, "message"),
+        count(queue.applied)
+    );
+    for (what, messages) in [
+        ("inside others", queue.inside),
+        ("of a plan that does not count", queue.void),
+        ("left there, not of this dump", queue.foreign),
+    ] {
+        if messages > 0 {
+            text.push_str(&format!(", {} {what}", count(messages)));
+        }
+    }
     text
 }
 

@@ -45,12 +45,24 @@ pub(super) fn run(
         Layout::Tipple => into_stores(args, &url, source.as_ref(), &stores, output),
         Layout::Cachemover => {
             let why = "is for --layout tipple";
-            typed.refuse(&["compress", "spool_limit", "store_policy"], why)?;
+            typed.refuse(
+                &[
+                    "compress",
+                    "spool_limit",
+                    "store_policy",
+                    "notify",
+                    "notify_format",
+                ],
+                why,
+            )?;
             // Wherever it was given: nobody who has a key wants plain files.
             if args.key.encrypt_key.is_some() {
                 return Err(CliError::usage(
                     "--layout cachemover cannot be sealed: leave out --encrypt-key, or the layout",
                 ));
+            }
+            if args.notify.notify.iter().any(|url| !url.is_empty()) {
+                output.warn("warning: nobody is told of a dump in the cachemover layout: what TIPPLE_NOTIFY or the settings file says is not heeded");
             }
             let folder = match &stores[..] {
                 [store] => store.as_folder(),
@@ -86,7 +98,8 @@ fn into_stores(
     output: &Arc<Output>,
 ) -> Result<u8, CliError> {
     let keys = ready::keys(&args.key, output)?;
-    let options = ready::dump_options(&args.job, &args.buffers, &args.shape, &args.spool, keys)?;
+    let (job, buffers) = (&args.job, &args.buffers);
+    let options = ready::dump_options(job, buffers, &args.shape, &args.spool, &args.notify, keys)?;
     let store_options = ready::upload_options(&args.upload)?;
     let rates = ready::job_rates(&args.job)?;
     if args.job.dry_run {
@@ -94,7 +107,10 @@ fn into_stores(
     }
     // Before the stores: neither a mistyped source nor a budget that is too small must leave a new folder behind. And before
     // the budget is told: what planning holds may depend on what the source turns out to be.
-    source.check()?;
+    // A finished dump is told of without it: the source may be long gone.
+    if options.notify.targets.is_empty() || !are_finished(urls, &store_options) {
+        source.check()?;
+    }
     tipple_dump::check_memory(source, &options)?;
     let opened = (urls.iter())
         .map(|url| open_store(url, Access::Write, &store_options))
@@ -108,6 +124,9 @@ fn into_stores(
         format!("memory budget {}", memory_story(&options, source, &stores)),
         spool_story(&options, &stores),
     ]);
+    if let Some(story) = notify_story(&options) {
+        output.at_start([story]);
+    }
     let report = running::run("dump", rates, output, |job| {
         tipple_dump::dump(job, source, &stores, &options)
     })?;
@@ -124,7 +143,24 @@ fn into_stores(
         let file = quoted(&file.display().to_string());
         next.push_str(&format!(" --encrypt-key {file}"));
     }
+    if report.undelivered_total() > 0 {
+        next.push_str("; the same command again sends what was not delivered");
+    }
     Ok(finish(output, "dumped", &report, Some(next)))
+}
+
+/// Whether all of them hold a finished dump, as far as can be seen.
+fn are_finished(urls: &[StoreUrl], store_options: &StoreOptions) -> bool {
+    urls.iter().all(|url| {
+        let store = open_store(url, Access::Read, store_options);
+        store.is_ok_and(|store| tipple_dump::is_finished(store.as_ref()).unwrap_or(false))
+    })
+}
+
+fn notify_story(options: &DumpOptions) -> Option<String> {
+    let targets = options.notify.targets.iter().map(ToString::to_string);
+    let targets: Vec<String> = targets.collect();
+    (!targets.is_empty()).then(|| format!("telling {}", targets.join(" and ")))
 }
 
 fn dry_run(

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use tipple_dump::{CopyOptions, LoadOptions, OpenDump};
+use tipple_dump::{CopyOptions, LoadOptions, NotifyTarget, OpenDump};
 use tipple_flow::Sink;
 use tipple_store::{Access, Store, open_store};
 
@@ -13,7 +13,7 @@ use crate::error::CliError;
 use crate::output::Output;
 use crate::ready::{self, MemcachedFlags, Typed};
 use crate::verbs::dry_run::Expected;
-use crate::verbs::{copy, dry_run, finish, supervise};
+use crate::verbs::{copy, dry_run, finish, quoted, supervise};
 use crate::{running, units};
 
 pub(super) fn run(
@@ -26,11 +26,20 @@ pub(super) fn run(
     typed.fit_sink(&to)?;
     typed.fit_memcached(matches!(to, SinkUrl::Memcached(_)))?;
     copy::refuse_two_writers(output, &to)?;
+    let queue = ready::from_queue(&args.from_queue)?;
+    match &queue {
+        Some(_) => typed.refuse(
+            &["parts", "partial", "state", "dry_run"],
+            "is for a load without --from-queue",
+        )?,
+        None => typed.refuse(&["queue_visibility"], "is for --from-queue")?,
+    }
     let memcached = MemcachedFlags {
         connection: &args.connection,
         filter: &args.filter,
     };
     if let (SinkUrl::Files(target), DumpPlace::Store(url)) = (&to, &place) {
+        typed.refuse(&["from_queue"], "is for dumps of records")?;
         let store = open_store(url, Access::Read, &ready::store_options())?;
         typed.refuse(
             &["encrypt_key"],
@@ -43,12 +52,16 @@ pub(super) fn run(
         DumpPlace::Store(url) => {
             let store = open_store(url, Access::Read, &ready::store_options())?;
             supervise::refuse_files(store.as_ref())?;
+            if let Some(queue) = &queue {
+                output.at_start([format!("loading {place} into {to}, as {queue} tells of it")]);
+                return from_queue(args, store.as_ref(), queue, sink.as_ref(), output);
+            }
             output.at_start([format!("loading {place} into {to}")]);
             from_store(args, store.as_ref(), sink.as_ref(), output)
         }
         DumpPlace::Cachemover(folder) => {
             typed.refuse(
-                &["parts", "state", "encrypt_key"],
+                &["parts", "state", "encrypt_key", "from_queue"],
                 "is for dumps of tipple's own layout",
             )?;
             output.at_start([format!("loading {place}, a cachemover folder, into {to}")]);
@@ -88,6 +101,31 @@ fn from_store(
         tipple_dump::load(job, store, sink, &options)
     })?;
     Ok(finish(output, "loaded", &report, None))
+}
+
+fn from_queue(
+    args: &LoadArgs,
+    store: &dyn Store,
+    queue: &NotifyTarget,
+    sink: &dyn Sink,
+    output: &Arc<Output>,
+) -> Result<u8, CliError> {
+    let options = {
+        let keys = ready::keys(&args.key, output)?;
+        ready::queue_load_options(&args.job, &args.from_queue, keys)?
+    };
+    let rates = ready::job_rates(&args.job)?;
+    let memory_bytes = options.memory_bytes(store, sink);
+    output.at_start([format!("memory budget {}", units::bytes(memory_bytes))]);
+    let report = running::run("load --from-queue", rates, output, |job| {
+        tipple_dump::load_from_queue(job, store, queue, sink, &options)
+    })?;
+    let is_untold = report.queue.is_some_and(|queue| queue.untold_parts > 0);
+    let next = is_untold.then(|| {
+        let (store, sink) = (args.store.to_string_lossy(), args.sink.to_string_lossy());
+        format!("tipple load {} {}", quoted(&store), quoted(&sink))
+    });
+    Ok(finish(output, "loaded", &report, next))
 }
 
 /// Parts, records and raw bytes of what would be loaded.

@@ -69,10 +69,10 @@ pub(crate) fn run(verb: &Verb, matches: &ArgMatches, output: &Arc<Output>) -> u8
 
 /// The end of a job that moved records: its report, for people and as JSON, and the exit code.
 fn finish(output: &Output, done: &str, report: &Report, next: Option<String>) -> u8 {
-    let exit = if report.lost_total() > 0 {
-        EXIT_LOST
-    } else {
-        0
+    let untold_parts = report.queue.map_or(0, |queue| queue.untold_parts);
+    let exit = match report.lost_total() + report.undelivered_total() + untold_parts {
+        0 => 0,
+        _ => EXIT_LOST,
     };
     let mut text = report_text(done, report);
     if let Some(next) = next {

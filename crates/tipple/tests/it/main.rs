@@ -14,6 +14,8 @@ mod hostile;
 #[cfg(feature = "failpoints")]
 mod kill;
 mod lines;
+#[cfg(feature = "failpoints")]
+mod notify;
 mod output;
 mod pages;
 mod sealed;

@@ -60,7 +60,7 @@ fn bodies(queue: &RawSqs) -> Vec<Value> {
 
 /// The ids of all chunks of a finished dump.
 fn chunk_ids(store: &dyn Store) -> BTreeSet<String> {
-    let dump = OpenDump::open(store, false).unwrap();
+    let dump = OpenDump::open(store, false, None).unwrap();
     let chunks = dump
         .parts()
         .iter()
@@ -119,7 +119,7 @@ fn every_chunk_is_told_once_and_then_the_end() {
     assert!(report.undelivered.is_empty());
 
     let bodies = bodies(&queue);
-    let opened = OpenDump::open(stores[0], false).unwrap();
+    let opened = OpenDump::open(stores[0], false, None).unwrap();
     let (head, done) = (opened.head(), opened.done().unwrap());
     assert_eq!(bodies.len() as u64, report.chunks + 1);
     let mut inside = 0;
@@ -530,7 +530,7 @@ fn webhooks_get_one_message_a_request() {
         );
     }
     // What was delivered says where to, and no secret.
-    let part = OpenDump::open(store.as_ref(), false).unwrap().parts()[0].clone();
+    let part = OpenDump::open(store.as_ref(), false, None).unwrap().parts()[0].clone();
     let object = format!("notified/{part}.json").parse().unwrap();
     let recorded = String::from_utf8(store.get(&object, 4096).unwrap()).unwrap();
     assert!(
@@ -575,7 +575,7 @@ fn cachemover_bodies_count_each_chunk() {
         .map(|got| got.body["keysCount"].as_u64().unwrap())
         .sum();
     assert_eq!(keys, 1000);
-    let dump = OpenDump::open(store.as_ref(), false).unwrap();
+    let dump = OpenDump::open(store.as_ref(), false, None).unwrap();
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
     for got in &got {
         assert_eq!(got.body.as_object().unwrap().len(), 5);
@@ -611,7 +611,7 @@ fn nobody_waits_for_a_target_that_does_not_answer() {
         wait_for("the first message to hang", || proxy.stalled() == 1);
         // All parts are committed while the first message hangs.
         wait_for("all parts", || {
-            OpenDump::open(store.as_ref(), true).is_ok_and(|dump| dump.parts().len() == 4)
+            OpenDump::open(store.as_ref(), true, None).is_ok_and(|dump| dump.parts().len() == 4)
         });
         assert_eq!(proxy.requests(Operation::SendMessageBatch), 1);
         proxy.release();

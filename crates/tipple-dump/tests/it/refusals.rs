@@ -4,7 +4,7 @@ use tipple_dump::{DumpError, DumpOptions, ErrorKind, Job, LoadOptions, dump, loa
 use tipple_store::Store;
 
 use crate::hostile::forged;
-use crate::round_trip::{assert_good, memory_store, small};
+use crate::round_trip::{assert_good, interrupt_after_first_part, memory_store, small};
 use crate::source::{Keep, Numbers};
 
 fn refused(store: &dyn Store, source: &Numbers, options: &DumpOptions, text: &str) {
@@ -15,12 +15,7 @@ fn refused(store: &dyn Store, source: &Numbers, options: &DumpOptions, text: &st
 
 fn unfinished(name: &str) -> std::sync::Arc<dyn Store> {
     let store = memory_store(name);
-    let source = Numbers {
-        cancel_after: Some(500),
-        ..Numbers::new(1000, 100)
-    };
-    let error = dump(&Job::default(), &source, &[store.as_ref()], &small(1)).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Interrupted);
+    interrupt_after_first_part(store.as_ref(), &Numbers::new(1000, 100));
     store
 }
 

@@ -1,12 +1,12 @@
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use proptest::prelude::*;
 use tipple_budget::Rates;
 use tipple_chunk::{Codec, KeyRing};
 use tipple_dump::{
-    CatOptions, CopyOptions, Depth, DumpOptions, Job, LoadOptions, PartRange, VerifyOptions, cat,
-    copy, dry_run, dump, list, load, verify,
+    CatOptions, CopyOptions, Depth, DumpOptions, ErrorKind, Event, Job, LoadOptions, PartRange,
+    VerifyOptions, cat, copy, dry_run, dump, list, load, verify,
 };
 use tipple_store::{Access, Store, StoreOptions, StoreUrl, open_store};
 
@@ -30,6 +30,23 @@ pub fn small(threads: usize) -> DumpOptions {
         codec: Codec::None,
         ..DumpOptions::default()
     }
+}
+
+/// A dump that is cancelled by the commit of its first part, so that there is one and no other.
+pub fn interrupt_after_first_part(store: &dyn Store, source: &Numbers) {
+    let cancelled = Arc::new(OnceLock::<Weak<Job>>::new());
+    let job = Arc::new(Job::default().on_event({
+        let cancelled = Arc::clone(&cancelled);
+        move |event| {
+            if matches!(event, Event::Part { .. }) {
+                let job = cancelled.get().and_then(Weak::upgrade);
+                job.expect("the job is running").gate().cancel();
+            }
+        }
+    }));
+    cancelled.set(Arc::downgrade(&job)).unwrap();
+    let error = dump(&job, source, &[store], &small(1)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Interrupted);
 }
 
 pub fn assert_good(store: &dyn Store, records: u64) {

@@ -268,6 +268,24 @@ fn writers(place: &Place) -> Vec<String> {
         .collect()
 }
 
+/// Whether the supervised command is there, and all of its processes are stopped.
+fn are_stopped(place: &Place) -> bool {
+    let out = place.path("out").to_str().unwrap().to_owned();
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let mut states = processes.filter_map(|process| {
+        let line = fs::read_to_string(process.path().join("cmdline")).ok()?;
+        let is_writer = line.split('\0').any(|arg| arg == out);
+        let stat = fs::read_to_string(process.path().join("stat")).ok()?;
+        is_writer.then(|| {
+            stat.rsplit_once(") ")
+                .is_some_and(|(_, rest)| rest.starts_with('T'))
+        })
+    });
+    states
+        .next()
+        .is_some_and(|first| first && states.all(|stopped| stopped))
+}
+
 #[cfg(feature = "failpoints")]
 #[test]
 fn killed_at_every_moment_and_given_again() {
@@ -437,9 +455,10 @@ fn a_pause_by_signal_stops_the_command() {
     let mut running = place.start(&steady(&place, &["--json"]));
     running.wait_for("file");
     running.signal("USR1");
-    running.wait_for("pause");
-    wait_for("the folder to be emptied", || {
-        fs::read_dir(place.path("out")).unwrap().count() <= 1
+    running.wait_for("paused");
+    wait_for("the command to be stopped, and the folder emptied", || {
+        let files = fs::read_dir(place.path("out")).unwrap().count();
+        files <= 1 && are_stopped(&place)
     });
     running.signal("USR2");
     let (last, exit) = running.end();

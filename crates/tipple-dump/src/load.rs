@@ -332,7 +332,7 @@ impl Loading<'_> {
                 None => writer.insert(self.sink.open(gate)?),
             };
             let record = self.dump.record(&part)?;
-            let outcomes = self.part(writer.as_mut(), &record, decoder)?;
+            let outcomes = apply(self.job, self.dump, writer.as_mut(), &record, decoder)?;
             failpoint!("applied");
             if let Some(state) = self.state {
                 state.add(&Applied {
@@ -351,41 +351,44 @@ impl Loading<'_> {
         }
         Ok(())
     }
+}
 
-    fn part(
-        &self,
-        writer: &mut (dyn PartWriter + '_),
-        record: &PartRecord,
-        decoder: &mut Decoder,
-    ) -> Result<Outcomes, DumpError> {
-        let content = &self.dump.head().content;
-        let error = RefCell::new(None);
-        let mut frames = PartFrames::new(
-            self.dump,
-            record,
-            (&content.name, content.version),
-            decoder,
-            self.job.progress(),
-            &error,
-        );
-        let mut records = RecordReader::new(self.job.gate(), &mut frames);
-        let mut outcomes = Outcomes::default();
-        let written = writer.write_part(&record.part, &mut records, &mut outcomes);
-        let read = (records.records(), records.bytes());
-        if let Some(error) = error.take() {
-            return Err(error);
-        }
-        written?;
-        // I6: all of the part went to the sink, and nothing else.
-        if read != (record.records, record.raw_bytes) {
-            return Err(self.dump.damaged(
-                crate::layout::part_object(&record.part),
-                format!(
-                    "says {} records in {} bytes, and its chunks gave {} in {}",
-                    record.records, record.raw_bytes, read.0, read.1
-                ),
-            ));
-        }
-        Ok(outcomes)
+/// Applies the chunks that `record` lists: all of a part, or a run of its chunks that begins and ends with a record.
+/// Returns what the sink did not take.
+pub(crate) fn apply(
+    job: &Job,
+    dump: &OpenDump<'_>,
+    writer: &mut (dyn PartWriter + '_),
+    record: &PartRecord,
+    decoder: &mut Decoder,
+) -> Result<Outcomes, DumpError> {
+    let content = &dump.head().content;
+    let error = RefCell::new(None);
+    let mut frames = PartFrames::new(
+        dump,
+        record,
+        (&content.name, content.version),
+        decoder,
+        job.progress(),
+        &error,
+    );
+    let mut records = RecordReader::new(job.gate(), &mut frames);
+    let mut outcomes = Outcomes::default();
+    let written = writer.write_part(&record.part, &mut records, &mut outcomes);
+    let read = (records.records(), records.bytes());
+    if let Some(error) = error.take() {
+        return Err(error);
     }
+    written?;
+    // I6: all of it went to the sink, and nothing else.
+    if read != (record.records, record.raw_bytes) {
+        return Err(dump.damaged(
+            crate::layout::part_object(&record.part),
+            format!(
+                "says {} records in {} bytes, and its chunks gave {} in {}",
+                record.records, record.raw_bytes, read.0, read.1
+            ),
+        ));
+    }
+    Ok(outcomes)
 }

@@ -4,7 +4,6 @@
 //! every chunk is applied at least once, by any number of loaders that share the queue. Records may span chunks: the
 //! message of the first chunk of such a run stands for all of it, those of the others for nothing.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::panic::resume_unwind;
@@ -14,7 +13,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tipple_chunk::{Decoder, KeyRing};
-use tipple_flow::{Outcomes, PartName, PartWriter, RecordReader, Resume, Sink};
+use tipple_flow::{Outcomes, PartName, PartWriter, Resume, Sink};
 use tipple_store::http::Poster;
 use tipple_store::{Store, StoreErrorKind, StoreOptions};
 
@@ -24,13 +23,13 @@ use crate::failpoint::failpoint;
 use crate::job::{Event, Job, Phase, Report};
 use crate::layout::{self, ChunkEntry, Done, Format, PartRecord};
 use crate::ledger::Ledger;
-use crate::load::check_accepts;
+use crate::load::{apply, check_accepts};
 use crate::notify::delivered_parts;
 use crate::notify::sqs::{Queue, Received};
 use crate::notify::{NOTICE_VERSION, Notice, NotifyTarget, QueuePlace, Refused, Retry, Trouble};
 use crate::open_dump::{OpenDump, read_optional};
 use crate::options::check_workers;
-use crate::part_frames::{PartFrames, reading_bytes};
+use crate::part_frames::reading_bytes;
 
 /// Messages that are left in the queue, because they are not of this dump, are remembered up to so many.
 const FOREIGN_MAX: usize = 10_000;
@@ -532,34 +531,7 @@ impl QueueLoading<'_> {
         run: &PartRecord,
         decoder: &mut Decoder,
     ) -> Result<(), DumpError> {
-        let content = &self.dump.head().content;
-        let error = RefCell::new(None);
-        let mut frames = PartFrames::new(
-            self.dump,
-            run,
-            (&content.name, content.version),
-            decoder,
-            self.job.progress(),
-            &error,
-        );
-        let mut records = RecordReader::new(self.job.gate(), &mut frames);
-        let mut outcomes = Outcomes::default();
-        let written = writer.write_part(&run.part, &mut records, &mut outcomes);
-        let read = (records.records(), records.bytes());
-        if let Some(error) = error.take() {
-            return Err(error);
-        }
-        written?;
-        // I6: all of the run went to the sink, and nothing else.
-        if read != (run.records, run.raw_bytes) {
-            return Err(self.dump.damaged(
-                &run.chunks[0].name,
-                format!(
-                    "should give {} records in {} bytes, with those it goes on in, and gave {} in {}",
-                    run.records, run.raw_bytes, read.0, read.1
-                ),
-            ));
-        }
+        let outcomes = apply(self.job, self.dump, writer, run, decoder)?;
         let mut totals = self.totals();
         totals.chunks += run.chunks.len() as u64;
         totals.records += run.records;

@@ -195,7 +195,12 @@ impl<'a> Control<'a> {
                 found = self.look()?;
             }
         }
+        let had_ended = self.ended;
         self.end_of_command()?;
+        if self.ended && !had_ended {
+            // What the command wrote last came after the look above.
+            found = self.look()?;
+        }
         if self.exit.is_some_and(|exit| !exit.is_success()) {
             return Ok(true);
         }

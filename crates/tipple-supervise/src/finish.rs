@@ -8,7 +8,7 @@ use tipple_store::{ObjectName, Store};
 
 use crate::error::SuperviseError;
 use crate::failpoint::failpoint;
-use crate::layout::{self, Done, FileEntry, Format, Manifest};
+use crate::layout::{self, Done, EndedRecord, FileEntry, Format, Manifest};
 
 /// The names and lengths of the objects of a run's files.
 pub(crate) fn stored_objects(
@@ -44,6 +44,23 @@ pub(crate) fn finish(
                 ),
             ));
         }
+    }
+    // I11: what the command had written when it ended is what is stored.
+    let object = layout::ended_object(run);
+    let ended = layout::read_json::<EndedRecord>(store, &object)?;
+    let missing = ended.iter().flat_map(|(ended, _)| &ended.files);
+    if let Some(file) = missing
+        .into_iter()
+        .find(|file| !stored.contains_key(&file.path))
+    {
+        return Err(layout::damaged(
+            store,
+            object.as_str(),
+            format!(
+                "lists {}, which was not stored: run the command again into another place",
+                file.path
+            ),
+        ));
     }
     failpoint!("summing");
     // A function of the files alone: a later attempt writes the same bytes.

@@ -368,14 +368,14 @@ pub(crate) fn committed_parts(
         parts.extend(layout::part_of_object(&entry.name));
         ControlFlow::Continue(())
     })?;
-    let records = parts
-        .iter()
-        .map(|part| {
-            let record = layout::read_json(store, &layout::part_object(part), sealing)?;
-            check_record(store, head, part, &record)?;
-            Ok(record)
-        })
-        .collect::<Result<Vec<PartRecord>, DumpError>>()?;
+    let objects: Vec<_> = parts.iter().map(layout::part_object).collect();
+    let mut records = Vec::with_capacity(parts.len());
+    layout::each_json_bytes(store, &objects, |object, bytes| {
+        let record = layout::parse_json(store, object, &bytes?, sealing)?;
+        check_record(store, head, &parts[records.len()], &record)?;
+        records.push(record);
+        Ok(())
+    })?;
     check_committed(store, sealed, &records)?;
     Ok(records)
 }

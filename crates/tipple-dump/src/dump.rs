@@ -120,9 +120,15 @@ pub fn dump(
     if let Some(notifier) = &mut notifier {
         notifier.rest(&head, sealed.parts.iter().map(|part| &part.name))?;
     }
-    let sums = stores.any(|store| Sums::of(store, &plan_id, &sealed, sealing))?;
+    let of = |store: &dyn Store| Sums::of(store, &plan_id, &sealed, sealing);
+    let (summed, sums) = stores.any_numbered(of)?;
     let said = source.finish(&sealed.planned, sums.records, &sums.outcomes)?;
-    stores.each(|store| finish(store, &plan_id, &sealed, &said, sealing))?;
+    stores.each_numbered(|number, store| {
+        // From what this very store has.
+        let own = (number != summed).then(|| of(store)).transpose()?;
+        let sums = own.as_ref().unwrap_or(&sums);
+        finish(store, &plan_id, sums, &said, sealing)
+    })?;
     let undelivered = match notifier {
         Some(notifier) => {
             let done = stores
@@ -147,15 +153,14 @@ pub fn dump(
     .with_outcomes(&sums.outcomes))
 }
 
-/// I3: DONE, last, from what this very store has.
+/// I3: DONE, last.
 fn finish(
     store: &dyn Store,
     plan: &str,
-    sealed: &Sealed,
+    sums: &Sums,
     said: &serde_json::Value,
     sealing: Option<&Sealing>,
 ) -> Result<(), DumpError> {
-    let sums = Sums::of(store, plan, sealed, sealing)?;
     failpoint!("summing");
     sums.put(store)?;
     failpoint!("summed");

@@ -26,6 +26,7 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::fs::File;
 use std::io::Read;
+use std::panic::resume_unwind;
 
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -45,6 +46,9 @@ pub const FORMAT_MINOR: u32 = 0;
 
 /// The most bytes of a JSON object in a dump that are read: 256 MiB. A PLANNED with a million parts has about 100.
 const JSON_BYTES_MAX: u64 = 256 << 20;
+/// Objects that are read at once from a store, and by each of the threads that do so one after the other.
+const READS_AT_ONCE: usize = 8;
+const READS_OF_A_THREAD: usize = 4;
 
 /// The version of the layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -524,6 +528,33 @@ pub(crate) fn get_json_bytes(store: &dyn Store, name: &ObjectName) -> Result<Vec
             },
             _ => error.into(),
         })
+}
+
+/// Gives `act` what [`get_json_bytes`] reads of each object, in their order. A store far away is asked for several of
+/// them at a time: a dump has as many part records as parts, and each is a round trip.
+pub(crate) fn each_json_bytes(
+    store: &dyn Store,
+    names: &[ObjectName],
+    mut act: impl FnMut(&ObjectName, Result<Vec<u8>, DumpError>) -> Result<(), DumpError>,
+) -> Result<(), DumpError> {
+    for names in names.chunks(READS_AT_ONCE * READS_OF_A_THREAD) {
+        let read = |name| get_json_bytes(store, name);
+        std::thread::scope(|scope| {
+            let mut shares = names.chunks(READS_OF_A_THREAD);
+            // The last share is for this thread, so that a few objects cost no other.
+            let own = shares.next_back().unwrap_or_default();
+            let others: Vec<_> = shares
+                .map(|names| scope.spawn(move || names.iter().map(read).collect::<Vec<_>>()))
+                .collect();
+            let own: Vec<_> = own.iter().map(read).collect();
+            let read = others
+                .into_iter()
+                .flat_map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)))
+                .chain(own);
+            (names.iter().zip(read)).try_for_each(|(name, bytes)| act(name, bytes))
+        })?;
+    }
+    Ok(())
 }
 
 pub(crate) fn parse_json<T: DeserializeOwned>(

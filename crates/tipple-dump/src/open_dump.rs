@@ -138,10 +138,10 @@ impl<'a> OpenDump<'a> {
             return Ok(());
         };
         let mut digest = Sha256::new();
-        for part in &self.parts {
-            let bytes = layout::get_json_bytes(self.store, &layout::part_object(part))?;
-            digest.update(Sha256Digest::of(&bytes).as_bytes());
-        }
+        layout::each_json_bytes(self.store, &self.part_objects(), |_, bytes| {
+            digest.update(Sha256Digest::of(&bytes?).as_bytes());
+            Ok(())
+        })?;
         if Sha256Digest::from(digest) != done.digest {
             return Err(self.damaged(
                 "parts/",
@@ -160,10 +160,28 @@ impl<'a> OpenDump<'a> {
     /// # Errors
     /// `Damaged`, `Version`, `Store`.
     pub fn record(&self, part: &PartName) -> Result<PartRecord, DumpError> {
+        let bytes = layout::get_json_bytes(self.store, &layout::part_object(part))?;
+        self.parse_record(part, &bytes)
+    }
+
+    /// A part record, given what is in its object.
+    ///
+    /// # Errors
+    /// `Damaged`, `Version`.
+    pub(crate) fn parse_record(
+        &self,
+        part: &PartName,
+        bytes: &[u8],
+    ) -> Result<PartRecord, DumpError> {
         let object = layout::part_object(part);
-        let record: PartRecord = layout::read_json(self.store, &object, self.sealing())?;
+        let record = layout::parse_json(self.store, &object, bytes, self.sealing())?;
         check_record(self.store, &self.head, part, &record)?;
         Ok(record)
+    }
+
+    /// The objects of [`OpenDump::parts`], in their order.
+    pub(crate) fn part_objects(&self) -> Vec<ObjectName> {
+        self.parts.iter().map(layout::part_object).collect()
     }
 
     /// The sealed plan; `None` if none was sealed.

@@ -125,8 +125,16 @@ impl<'a> Stores<'a> {
         &self,
         mut act: impl FnMut(&dyn Store) -> Result<(), DumpError>,
     ) -> Result<(), DumpError> {
+        self.each_numbered(|_, store| act(store))
+    }
+
+    /// The same, with the number of each store.
+    pub(crate) fn each_numbered(
+        &self,
+        mut act: impl FnMut(usize, &dyn Store) -> Result<(), DumpError>,
+    ) -> Result<(), DumpError> {
         for (number, store) in self.living() {
-            if let Err(error) = act(store) {
+            if let Err(error) = act(number, store) {
                 self.failed(number, error)?;
             }
         }
@@ -136,13 +144,21 @@ impl<'a> Stores<'a> {
     /// What `act` gives for the first living store that does not fail.
     pub(crate) fn any<T>(
         &self,
-        mut act: impl FnMut(&dyn Store) -> Result<T, DumpError>,
+        act: impl FnMut(&dyn Store) -> Result<T, DumpError>,
     ) -> Result<T, DumpError> {
+        Ok(self.any_numbered(act)?.1)
+    }
+
+    /// The same, with the number of that store.
+    pub(crate) fn any_numbered<T>(
+        &self,
+        mut act: impl FnMut(&dyn Store) -> Result<T, DumpError>,
+    ) -> Result<(usize, T), DumpError> {
         loop {
             // There is one: the last is never dropped.
             let (number, store) = self.living()[0];
             match act(store) {
-                Ok(value) => return Ok(value),
+                Ok(value) => return Ok((number, value)),
                 Err(error) => self.failed(number, error)?,
             }
         }

@@ -36,14 +36,15 @@ impl Sums {
         let mut sums = SumsBuilder::default();
         let mut names: Vec<_> = sealed.parts.iter().map(|part| &part.name).collect();
         names.sort_unstable();
+        let objects: Vec<_> = names.into_iter().map(layout::part_object).collect();
         let mut chunks = BTreeMap::new();
-        for name in names {
-            let object = layout::part_object(name);
-            let bytes = layout::get_json_bytes(store, &object)?;
-            let record: PartRecord = layout::parse_json(store, &object, &bytes, sealing)?;
+        layout::each_json_bytes(store, &objects, |object, bytes| {
+            let bytes = bytes?;
+            let record: PartRecord = layout::parse_json(store, object, &bytes, sealing)?;
             sums.add(object.to_string(), &bytes, &record);
             chunks.extend(record.chunks.into_iter().map(|c| (c.name, c.stored_bytes)));
-        }
+            Ok(())
+        })?;
         // I1, once more: nothing was taken away since.
         check_chunks(store, &chunks)?;
         sums.finish(&sealed.planned.outcomes)

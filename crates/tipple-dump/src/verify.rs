@@ -235,26 +235,21 @@ impl Verifying<'_> {
         let mut sums = SumsBuilder::default();
         let mut listed = BTreeMap::new();
         let mut readable = true;
-        for part in self.dump.parts() {
-            let object = layout::part_object(part);
-            let read = layout::get_json_bytes(store, &object)
-                .and_then(|bytes| Ok((bytes, self.dump.record(part)?)));
-            match read {
-                Ok((bytes, record)) => {
+        let mut parts = self.dump.parts().iter();
+        layout::each_json_bytes(store, &self.dump.part_objects(), |object, bytes| {
+            let part = parts.next().expect("an object for each part");
+            match bytes.and_then(|bytes| Ok((self.dump.parse_record(part, &bytes)?, bytes))) {
+                Ok((record, bytes)) => {
                     sums.add(object.to_string(), &bytes, &record);
-                    listed.extend(
-                        record
-                            .chunks
-                            .iter()
-                            .map(|c| (c.name.clone(), c.stored_bytes)),
-                    );
+                    listed.extend(record.chunks.into_iter().map(|c| (c.name, c.stored_bytes)));
                 }
                 Err(error) => {
                     readable = false;
-                    self.note(&object, error)?;
+                    self.note(object, error)?;
                 }
             }
-        }
+            Ok(())
+        })?;
         if let Some(sealed) = sealed {
             self.plan(sealed, partial);
         }

@@ -195,6 +195,7 @@ impl<'a> Control<'a> {
                 found = self.look()?;
             }
         }
+        failpoint!("looked");
         let had_ended = self.ended;
         self.end_of_command()?;
         if self.ended && !had_ended {

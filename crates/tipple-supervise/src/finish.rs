@@ -119,3 +119,39 @@ pub(crate) fn sha256sums(head: &[u8], manifest: &Manifest) -> String {
         .map(|(name, sha256)| format!("{sha256}  {name}\n"))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use tipple_store::{Access, StoreErrorKind, StoreOptions, StoreUrl, open_store};
+
+    use super::*;
+    use crate::layout::EndedFile;
+
+    #[test]
+    fn a_file_that_was_there_at_the_end_and_is_not_stored_is_no_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = StoreUrl::folder(dir.path());
+        let store = open_store(&url, Access::Write, &StoreOptions::default()).unwrap();
+        let ended = EndedRecord {
+            format: Format::CURRENT,
+            run: 1,
+            files: vec![EndedFile {
+                path: "late".to_owned(),
+                bytes: 5,
+                modified_ns: None,
+            }],
+            skipped: Vec::new(),
+        };
+        let store = store.as_ref();
+        layout::put_json(store, &layout::ended_object(1), &ended).unwrap();
+        let error = finish(store, 1, &BTreeMap::new(), &BTreeSet::new()).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("lists late, which was not stored"),
+            "{error}"
+        );
+        let done = store.head(&layout::object(layout::DONE)).unwrap_err();
+        assert_eq!(done.kind(), StoreErrorKind::NotFound);
+    }
+}

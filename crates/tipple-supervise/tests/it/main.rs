@@ -5,4 +5,6 @@ mod endings;
 mod files;
 mod limits;
 mod places;
+#[cfg(feature = "failpoints")]
+mod race;
 mod support;

@@ -295,6 +295,7 @@ fn killed_at_every_moment_and_given_again() {
         ("begun", &[1]),
         ("claimed", &[1]),
         ("spawned", &[1]),
+        ("looked", &[1]),
         ("recording", &[1, 13]),
         ("putting", &[1, 17]),
         ("put", &[1, 20]),

@@ -202,6 +202,11 @@ pub(crate) fn run_of(object: &str) -> Option<u32> {
     rest.split(['/', '.']).next()?.parse().ok()
 }
 
+/// Whether an object is one that this program writes. In a bucket, others may upload under the same prefix.
+pub(crate) fn is_ours(object: &str) -> bool {
+    run_of(object).is_some() || [HEAD, MANIFEST, SHA256SUMS, DONE].contains(&object)
+}
+
 pub(crate) fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
     let mut bytes = serde_json::to_vec_pretty(value).expect("plain values serialize");
     bytes.push(b'\n');
@@ -326,6 +331,7 @@ mod tests {
             ("other/0001/a", None),
         ] {
             assert_eq!(run_of(object), run, "{object}");
+            assert_eq!(is_ours(object), run.is_some() || object == HEAD, "{object}");
         }
     }
 }

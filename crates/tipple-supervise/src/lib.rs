@@ -34,6 +34,7 @@ mod finish;
 mod folder;
 mod job;
 mod layout;
+mod leftovers;
 mod name;
 mod options;
 mod pause;

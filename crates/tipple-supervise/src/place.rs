@@ -16,6 +16,7 @@ use crate::error::SuperviseError;
 use crate::finish;
 use crate::job::{Job, Report};
 use crate::layout::{self, Done, FileEntry, Head, Manifest};
+use crate::leftovers::{self, Whose};
 use crate::name::path_of;
 
 /// The most problems that a verification names one by one.
@@ -368,7 +369,7 @@ pub fn prune(store: &dyn Store, delete: bool, force: bool) -> Result<Pruned, Sup
         )));
     }
     let _lock = match delete {
-        true => crate::run::lock_only(store)?,
+        true => crate::run::lock_if_any(store)?,
         false => None,
     };
     let mut found: BTreeMap<ObjectName, (u64, u32)> = BTreeMap::new();
@@ -384,7 +385,13 @@ pub fn prune(store: &dyn Store, delete: bool, force: bool) -> Result<Pruned, Sup
     };
     // The numbers of runs are never used again, so the records that claim them stay.
     found.retain(|name, (_, run)| Some(*run) != counts && *name != layout::run_object(*run));
-    let leftovers = store.leftovers()?;
+    let mut leftovers = store.leftovers()?;
+    leftovers.retain(|leftover| match leftovers::whose(leftover) {
+        Whose::Locked => true,
+        Whose::Run(run) => finished.is_some() || Some(run) != counts,
+        Whose::Finishing => finished.is_some(),
+        Whose::Foreign => false,
+    });
     if delete {
         for name in found.keys() {
             store.delete(name)?;
@@ -398,13 +405,16 @@ pub fn prune(store: &dyn Store, delete: bool, force: bool) -> Result<Pruned, Sup
         bytes,
         why: "of a run that does not count",
     });
-    let staged = leftovers.into_iter().map(|leftover| PruneItem {
+    let unfinished = leftovers.into_iter().map(|leftover| PruneItem {
         name: leftover.name,
         bytes: leftover.bytes,
-        why: "staged by an attempt that ended",
+        why: match leftover.object {
+            Some(_) => "an upload that was begun and not finished",
+            None => "staged by an attempt that ended",
+        },
     });
     Ok(Pruned {
-        items: objects.chain(staged).collect(),
+        items: objects.chain(unfinished).collect(),
         deleted: delete,
     })
 }

@@ -18,6 +18,7 @@ use crate::finish;
 use crate::folder;
 use crate::job::{Event, Job, Report};
 use crate::layout::{self, Done, EndedRecord, FileEntry, FileRecord, Format, Head, RunRecord};
+use crate::leftovers;
 use crate::name::{path_of, written};
 use crate::options::SuperviseOptions;
 use crate::state::{self, Claim, State};
@@ -71,7 +72,7 @@ fn attempt(
 ) -> Result<Report, SuperviseError> {
     let claim = state.read()?;
     end_survivors(job, claim.as_ref(), options)?;
-    let _lock = lock(store.as_ref())?;
+    let lock = lock_if_any(store.as_ref())?;
     let head = head(store.as_ref(), options, dir, state_dir)?;
     if let Some(claim) = claim.as_ref().filter(|claim| claim.place != head.place) {
         return Err(SuperviseError::Usage(format!(
@@ -94,6 +95,8 @@ fn attempt(
             store.url()
         )));
     }
+    let own = claim.as_ref().map(|claim| claim.run);
+    leftovers::remove_or_tell(job, store.as_ref(), lock.is_some(), own)?;
     let mut run = Run {
         job,
         store,
@@ -109,6 +112,8 @@ fn attempt(
     if driven.exit.is_some_and(|exit| !exit.is_success()) {
         return Ok(report);
     }
+    // Nothing is under way any more: what a lost answer began is seen now. If it cannot be removed, `tipple prune` can.
+    let _ = leftovers::remove(store.as_ref(), lock.is_some(), Some(number));
     finish::finish(store.as_ref(), number, &driven.stored, &driven.skipped)?;
     folder::remove_empty_folders(dir).map_err(SuperviseError::disk("clear", dir))?;
     Ok(Report {
@@ -172,19 +177,8 @@ fn end_survivors(
     })
 }
 
-/// The store's lock, and nothing left of what earlier attempts staged.
-fn lock(store: &dyn Store) -> Result<Option<StoreLock>, SuperviseError> {
-    let lock = lock_only(store)?;
-    if lock.is_some() {
-        for leftover in store.leftovers()? {
-            store.remove_leftover(&leftover)?;
-        }
-    }
-    Ok(lock)
-}
-
-/// `None` where the store has no locks: then the run's number, put if absent, is what two writers meet at.
-pub(crate) fn lock_only(store: &dyn Store) -> Result<Option<StoreLock>, SuperviseError> {
+/// The store's lock. `None` where the store has no locks: then the run's number, put if absent, is what two writers meet at.
+pub(crate) fn lock_if_any(store: &dyn Store) -> Result<Option<StoreLock>, SuperviseError> {
     match store.lock() {
         Ok(lock) => Ok(Some(lock)),
         Err(error) if error.kind() == StoreErrorKind::Unsupported => Ok(None),

@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
 
+use tipple_store::Leftover;
 use tipple_supervise::{ErrorKind, list, prune};
 
 use crate::support::{MIB, Place};
@@ -233,4 +235,76 @@ fn another_program_is_another_place() {
         (listing.head.program.as_str(), listing.runs, listing.done),
         ("sh", 1, None)
     );
+}
+
+fn begin_uploads(place: &Place, uploads: &[(&str, u64)]) {
+    let mut begun = place.store.uploads.lock().unwrap();
+    *begun = uploads
+        .iter()
+        .map(|(object, hours)| {
+            let age = Duration::from_secs(hours * 3600);
+            let mut upload = Leftover::new(*object, 9, SystemTime::now() - age);
+            upload.object = Some(object.parse().unwrap());
+            upload
+        })
+        .collect();
+}
+
+fn uploads(place: &Place) -> Vec<String> {
+    let left = place.store.uploads.lock().unwrap();
+    left.iter().map(|upload| upload.name.clone()).collect()
+}
+
+#[test]
+fn unfinished_uploads_go_but_those_that_may_be_alive() {
+    let mut place = Place::new(16 * MIB, "exit 7");
+    assert!(!place.run().unwrap().done);
+    begin_uploads(
+        &place,
+        &[
+            // Of the run that this folder had.
+            ("files/0001/a", 0),
+            // Of the one that comes now: what an answer that was lost began.
+            ("files/0002/b", 0),
+            // Another machine's.
+            ("files/0007/c", 1),
+            ("files/0007/d", 25),
+            ("manifest.json", 0),
+            // Of somebody who is no tipple.
+            ("elsewhere/e", 25),
+        ],
+    );
+    place.script("echo x > f");
+    place.done();
+    let strange = ["files/0007/c", "manifest.json", "elsewhere/e"];
+    assert_eq!(uploads(&place), strange);
+    // The run that counts is done, so nobody goes on with these.
+    let pruned = prune(place.store.as_ref(), true, false).unwrap();
+    let whys: Vec<(&str, &str)> = (pruned.items.iter())
+        .map(|item| (item.name.as_str(), item.why))
+        .collect();
+    let why = "an upload that was begun and not finished";
+    assert_eq!(whys, [(strange[0], why), (strange[1], why)]);
+    assert_eq!(uploads(&place), ["elsewhere/e"]);
+}
+
+#[test]
+fn uploads_of_the_last_run_are_not_pruned_while_it_is_not_done() {
+    let place = Place::new(16 * MIB, "exit 7");
+    assert!(!place.run().unwrap().done);
+    assert!(!place.run().unwrap().done);
+    let begun = [("files/0001/a", 25), ("files/0002/b", 25), ("DONE", 25)];
+    begin_uploads(&place, &begun);
+    prune(place.store.as_ref(), true, true).unwrap();
+    assert_eq!(uploads(&place), ["files/0002/b", "DONE"]);
+}
+
+#[test]
+fn who_may_not_see_uploads_is_told() {
+    let place = Place::new(16 * MIB, "echo x > f");
+    place.store.hides_uploads.store(true, Ordering::SeqCst);
+    place.done();
+    let warnings = place.warnings();
+    let told = "what an attempt that ended may have left unfinished stays: cannot list";
+    assert_eq!(warnings.matches(told).count(), 1, "{warnings}");
 }

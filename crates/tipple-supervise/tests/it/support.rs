@@ -252,6 +252,10 @@ pub(crate) struct FaultyStore {
     pub(crate) fails: AtomicU32,
     pub(crate) lost_answers: AtomicU32,
     pub(crate) denies: AtomicBool,
+    /// Unfinished uploads, as buckets have them.
+    pub(crate) uploads: Mutex<Vec<Leftover>>,
+    /// Nobody may see those.
+    pub(crate) hides_uploads: AtomicBool,
 }
 
 impl FaultyStore {
@@ -268,6 +272,8 @@ impl FaultyStore {
             fails: AtomicU32::new(0),
             lost_answers: AtomicU32::new(0),
             denies: AtomicBool::new(false),
+            uploads: Mutex::default(),
+            hides_uploads: AtomicBool::new(false),
         }
     }
 
@@ -345,9 +351,25 @@ impl Store for FaultyStore {
         self.inner.capabilities()
     }
     fn leftovers(&self) -> Result<Vec<Leftover>, StoreError> {
-        self.inner.leftovers()
+        if self.hides_uploads.load(Ordering::SeqCst) {
+            let kind = StoreErrorKind::Denied;
+            return Err(StoreError::new(
+                kind,
+                Operation::ListLeftovers,
+                self.url(),
+                "no",
+            ));
+        }
+        let mut leftovers = self.inner.leftovers()?;
+        leftovers.extend(self.uploads.lock().unwrap().iter().cloned());
+        Ok(leftovers)
     }
     fn remove_leftover(&self, leftover: &Leftover) -> Result<(), StoreError> {
-        self.inner.remove_leftover(leftover)
+        let mut uploads = self.uploads.lock().unwrap();
+        match uploads.iter().position(|upload| upload == leftover) {
+            Some(at) => drop(uploads.remove(at)),
+            None => self.inner.remove_leftover(leftover)?,
+        }
+        Ok(())
     }
 }

@@ -328,7 +328,7 @@ pub(super) fn prune(
             "--older-than is for dumps of records, and these are files",
         ));
     }
-    let pruned = match args.yes {
+    let pruned = match args.yes && !args.dry_run {
         true => {
             let store = open_store(url, Access::Write, &ready::fenced(&args.fence))?;
             tipple_supervise::prune(store.as_ref(), true, args.force)?

@@ -316,3 +316,124 @@ fn killed_in_the_middle_of_a_request_the_same_command_goes_on() {
         }
     }
 }
+
+/// Small files and one that is uploaded in parts; it waits before it ends if it is told to.
+const WRITER: &str = "cd \"$1\"; mkdir sub
+    for n in 1 2 3 4 5 6 7 8; do echo \"small $n\" > \"sub/$n.txt\"; done
+    head -c 7000000 /dev/zero | tr '\\0' x > large
+    while [ -e \"$2\" ]; do sleep 0.01; done
+    echo last > last";
+
+fn supervise<'a>(url: &'a str, wait: &'a str) -> Vec<&'a str> {
+    vec![
+        "supervise",
+        "--dir",
+        "out",
+        "--limit",
+        "12MiB",
+        "--upload-part-size",
+        "5MiB",
+        url,
+        "--",
+        "sh",
+        "-c",
+        WRITER,
+        "writer",
+        "{dir}",
+        wait,
+    ]
+}
+
+fn written_files_come_back(cloud: &Cloud, url: &str) {
+    let ran = cloud.run(&["verify", url]);
+    assert_eq!(ran.exit, Some(0), "{}", ran.stderr);
+    let ran = cloud.run(&["load", url, "files:back"]);
+    assert_eq!(ran.exit, Some(0), "{}", ran.stderr);
+    let mut names: Vec<_> = std::fs::read_dir(cloud.place.path("back"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["large", "last", "sub"]);
+    for n in 1..=8 {
+        let small = cloud.place.read(&format!("back/sub/{n}.txt"));
+        assert_eq!(small, format!("small {n}\n").as_bytes());
+    }
+    assert!(cloud.place.read("back/large") == [b'x'; 7_000_000]);
+    assert_eq!(cloud.place.read("back/last"), b"last\n");
+}
+
+#[test]
+fn a_commands_files_go_into_a_bucket_and_come_back() {
+    let cloud = Cloud::new();
+    let url = cloud.bucket.url("files/of/shop");
+    let args = supervise(&url, "nothing");
+    let ran = cloud.run(&args);
+    assert_eq!(ran.exit, Some(0), "{}", ran.stderr);
+    assert!(cloud.proxy.requests(Operation::UploadPart) >= 2);
+    let keys = cloud.bucket.keys("");
+    assert!(keys.contains(&"files/of/shop/DONE".to_owned()), "{keys:?}");
+    assert_eq!(cloud.bucket.uploads(""), []);
+    assert_eq!(
+        std::fs::read_dir(cloud.place.path("out")).unwrap().count(),
+        0
+    );
+    written_files_come_back(&cloud, &url);
+    let again = cloud.run(&args);
+    assert_eq!(again.exit, Some(2), "{}", again.stderr);
+}
+
+#[test]
+fn a_supervisor_killed_in_mid_upload_leaves_no_upload_behind() {
+    let cloud = Cloud::new();
+    let url = cloud.bucket.url("shop");
+    // The command does not end before the upload stands still.
+    cloud.place.write("wait", "");
+    let wait = cloud.place.path("wait");
+    let args = supervise(&url, wait.to_str().unwrap());
+    let stall = Rule::on(Operation::UploadPart, 1..=1, Fault::HoldAnswer);
+    let proxy = FaultProxy::start(MiniStack::shared().account(), [stall]);
+    let mut command = cloud.place.command(&args);
+    command.envs(proxy.account().env());
+    let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+    wait_for("an upload to stand still", || proxy.stalled() > 0);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    drop(proxy);
+    let [orphan] = &cloud.bucket.uploads("")[..] else {
+        panic!("{:?}", cloud.bucket.uploads(""));
+    };
+    assert_eq!(orphan.key, "shop/files/0001/large");
+    // Another machine's run, whose supervisor may be alive; and one that is not under this prefix.
+    let strange = cloud.bucket.create_upload("shop/files/0009/a");
+    let beside = cloud.bucket.create_upload("shop2/files/0001/a");
+    // Told of an unfinished place, and kept: its writer may live.
+    let ran = cloud.run(&["prune", &url, "--yes"]);
+    assert_eq!(ran.exit, Some(2), "{}", ran.stderr);
+    assert_eq!(cloud.bucket.uploads("").len(), 3);
+
+    std::fs::remove_file(&wait).unwrap();
+    let ran = cloud.run(&args);
+    assert_eq!(ran.exit, Some(0), "{}", ran.stderr);
+    assert_eq!(cloud.bucket.uploads(""), [strange.clone(), beside.clone()]);
+    written_files_come_back(&cloud, &url);
+    let shown = cloud.run(&["prune", &url, "--yes", "--dry-run"]);
+    let line = format!(
+        "files/0009/a?uploadId={}  0 B  an upload that was begun and not finished",
+        strange.id
+    );
+    assert!(
+        shown.stdout.lines().any(|shown| shown == line),
+        "{}",
+        shown.stdout
+    );
+    assert_eq!(cloud.bucket.uploads("").len(), 2);
+    assert_eq!(cloud.run(&["prune", &url, "--yes"]).exit, Some(0));
+    assert_eq!(cloud.bucket.uploads(""), [beside]);
+    written_files_come_back_again(&cloud, &url);
+}
+
+fn written_files_come_back_again(cloud: &Cloud, url: &str) {
+    std::fs::remove_dir_all(cloud.place.path("back")).unwrap();
+    written_files_come_back(cloud, url);
+}

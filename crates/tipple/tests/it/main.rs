@@ -18,6 +18,7 @@ mod lines;
 mod notify;
 mod output;
 mod pages;
+mod random_kills;
 mod sealed;
 mod signals;
 mod supervise;

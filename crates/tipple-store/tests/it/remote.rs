@@ -10,7 +10,9 @@ use tipple_store::{
     Access, ConfirmedBy, Put, PutIfAbsent, Store, StoreErrorKind, StoreOptions, StoreUrl,
     open_store,
 };
-use tipple_testkit::{Account, Ceph, Fault, FaultProxy, MiniStack, Operation, RawS3, Rule};
+use tipple_testkit::{
+    Account, Ceph, Fault, FaultProxy, Garage, MiniStack, Operation, RawS3, Rule, is_long,
+};
 
 use crate::{name, names};
 
@@ -114,6 +116,31 @@ fn over_tls_ceph_checks_nothing_and_is_read_back() {
     let url: StoreUrl = bucket.url("x").parse().unwrap();
     let error = open_store(&url, Access::Read, &strange).err().unwrap();
     assert!(error.to_string().contains("certificate"), "{error}");
+}
+
+#[test]
+fn garage_ignores_conditions_and_is_for_a_single_writer_in_a_long_run() {
+    if !is_long() {
+        return;
+    }
+    let (server, bucket) = (Garage::shared(), Garage::shared().fresh_bucket());
+    let url: StoreUrl = bucket.url("x").parse().unwrap();
+    let unfenced = options(server.account());
+    let error = open_store(&url, Access::Write, &unfenced).err().unwrap();
+    assert_eq!(error.kind(), StoreErrorKind::Unsupported);
+    let error = error.to_string().replace(bucket.bucket(), "BUCKET");
+    insta::assert_snapshot!(error, @"cannot open s3://BUCKET/x: the server ignores the condition of conditional puts, so two writers could overwrite each other's objects; if nobody else writes there, give --single-writer");
+    assert_eq!(bucket.keys(""), [""; 0]);
+
+    let single = StoreOptions {
+        single_writer: true,
+        ..unfenced
+    };
+    let store = open(&bucket, "x", &single);
+    let can = store.capabilities().unwrap();
+    assert_eq!(can.put_if_absent, PutIfAbsent::Ignored);
+    assert_eq!(can.confirmed_by, Some(ConfirmedBy::Checksum));
+    large_files_come_back(&*store, &bucket);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The conformance suite, against every store of this crate.
 
 use tipple_store::{StoreOptions, StoreUrl, conformance, open_store};
-use tipple_testkit::{Account, Ceph, MiniStack, RawS3};
+use tipple_testkit::{Account, Ceph, Garage, MiniStack, RawS3, is_long};
 
 use crate::remote;
 
@@ -33,6 +33,24 @@ fn a_bucket_of_ministack_follows_every_rule() {
 #[test]
 fn a_bucket_of_ceph_follows_every_rule() {
     follows_every_rule(&Ceph::shared().fresh_bucket(), Ceph::shared().account());
+}
+
+#[test]
+fn a_bucket_of_garage_follows_the_rules_of_a_single_writer_in_a_long_run() {
+    if !is_long() {
+        return;
+    }
+    let bucket = Garage::shared().fresh_bucket();
+    conformance::check_single_writer(&|place, access| {
+        let url: StoreUrl = bucket.url(&format!("rules/{place}")).parse().unwrap();
+        let options = StoreOptions {
+            single_writer: true,
+            ..remote::options(Garage::shared().account())
+        };
+        open_store(&url, access, &options).unwrap()
+    });
+    assert_eq!(bucket.uploads(""), []);
+    assert!(bucket.keys("").iter().all(|key| !key.contains("/.tipple/")));
 }
 
 fn follows_every_rule(bucket: &RawS3, account: &Account) {

@@ -41,6 +41,8 @@ const LAST_POLL: Duration = Duration::from_secs(5);
 const BUSY_POLL: Duration = Duration::from_secs(1);
 /// How soon a cancel is seen.
 const TICK: Duration = Duration::from_millis(50);
+/// A message that came damaged is seen again after so long.
+const DAMAGED_AGAIN: Duration = Duration::from_secs(1);
 
 /// How a dump is loaded from the messages about it.
 #[derive(Clone, Debug)]
@@ -118,6 +120,8 @@ pub struct QueueCounts {
     pub done: u64,
     /// Left in the queue: not about this dump.
     pub foreign: u64,
+    /// Came with another body than they were sent with, by their MD5: not looked at, and received again.
+    pub damaged: u64,
     /// Parts of the dump that were not wholly told of: `tipple load` without a queue applies them.
     pub untold_parts: u64,
 }
@@ -210,6 +214,8 @@ struct Hand {
     next: u64,
     /// Ids of messages that are not of this dump.
     foreign: BTreeSet<String>,
+    /// How often messages came with another body than they were sent with, by their ids.
+    damaged: BTreeMap<String, u32>,
 }
 
 /// A message in hand.
@@ -333,7 +339,10 @@ impl QueueLoading<'_> {
             let mut is_calm = true;
             for message in messages {
                 is_calm &= self.hand().foreign.contains(&message.id);
-                self.take(message);
+                match message.is_whole {
+                    true => self.take(message),
+                    false => self.give_back(message)?,
+                }
             }
             if is_calm && self.is_empty()? {
                 calm += 1;
@@ -357,6 +366,40 @@ impl QueueLoading<'_> {
         hand.held.insert(number, message.receipt.clone());
         drop(hand);
         self.waiting.add(Held { number, message });
+    }
+
+    /// What is not what was sent says nothing: it is received again, by whomever.
+    fn give_back(&self, message: Received) -> Result<(), DumpError> {
+        let mut totals = self.totals();
+        totals.messages.received += 1;
+        totals.messages.damaged += 1;
+        drop(totals);
+        let attempts = {
+            let mut hand = self.hand();
+            let is_full = hand.damaged.len() > FOREIGN_MAX;
+            let attempts = hand.damaged.entry(message.id.clone()).or_default();
+            *attempts += 1;
+            match is_full {
+                true => u32::MAX,
+                false => *attempts,
+            }
+        };
+        if attempts >= self.options.services.attempts_max {
+            let reason = format!(
+                "a message came with another body than it was sent with, by its MD5, again and again (id {:?}); look at what is between this machine and the queue, or load the finished dump without --from-queue",
+                message.id
+            );
+            return Err(self.failed(Refused::Failed(reason)));
+        }
+        if attempts == 1 {
+            let message = format!(
+                "a message in {} came with another body than it was sent with, by its MD5: it is received again",
+                self.target
+            );
+            self.job.tell(&Event::Warning { message });
+        }
+        self.queue.extend(&[message.receipt], DAMAGED_AGAIN);
+        Ok(())
     }
 
     /// `is_idle`: nothing is in hand.

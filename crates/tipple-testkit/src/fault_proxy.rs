@@ -84,6 +84,8 @@ pub enum Fault {
     StallRequest(u64),
     /// All bits of this byte of the body are turned over.
     FlipRequest(u64),
+    /// The first text becomes the second, as long, wherever it comes in the body, which is still what its format wants.
+    SwapInRequest(&'static str, &'static str),
     /// The body passes at so many bytes a second.
     SlowRequest(u64),
     /// The server gets the request this much later.
@@ -100,6 +102,8 @@ pub enum Fault {
     StallAnswer(u64),
     /// All bits of this byte of the answer's body are turned over.
     FlipAnswer(u64),
+    /// As [`SwapInRequest`](Self::SwapInRequest), in the answer's body.
+    SwapInAnswer(&'static str, &'static str),
     /// The answer's body passes at so many bytes a second.
     SlowAnswer(u64),
 }
@@ -723,6 +727,7 @@ struct Body<'a> {
     limit: &'a Limit,
     slow: Option<Limit>,
     at: Option<(u64, Done)>,
+    swap: Option<(&'static str, &'static str)>,
     passed: u64,
     spoiled: Vec<u8>,
 }
@@ -766,11 +771,21 @@ impl<'a> Body<'a> {
             }
             _ => None,
         };
+        let swap = match fault {
+            Some(
+                (Fault::SwapInRequest(from, to), true) | (Fault::SwapInAnswer(from, to), false),
+            ) => {
+                assert_eq!(from.len(), to.len(), "the head has said the length");
+                Some((*from, *to))
+            }
+            _ => None,
+        };
         Self {
             request,
             limit,
             slow,
             at,
+            swap,
             passed: 0,
             spoiled: Vec::new(),
         }
@@ -804,6 +819,13 @@ impl<'a> Body<'a> {
         if self.slow.is_some() && self.passed == 0 && !data.is_empty() {
             self.request.hit();
         }
+        if let Some((from, to)) = self.swap
+            && let Some(swapped) = swap(data, from, to)
+        {
+            self.swap = None;
+            self.request.hit();
+            return self.pace(&swapped, &mut step);
+        }
         self.pace(data, &mut step)
     }
 
@@ -827,6 +849,21 @@ impl<'a> Body<'a> {
         }
         Ok(())
     }
+}
+
+/// `None` if there is nothing to swap in what has come. What comes in pieces is short enough to come in one.
+fn swap(data: &[u8], from: &str, to: &str) -> Option<Vec<u8>> {
+    let mut swapped = data.to_vec();
+    let mut at = 0;
+    while let Some(found) = swapped[at..]
+        .windows(from.len())
+        .position(|bytes| bytes == from.as_bytes())
+    {
+        at += found;
+        swapped[at..at + to.len()].copy_from_slice(to.as_bytes());
+        at += to.len();
+    }
+    (at > 0).then_some(swapped)
 }
 
 /// Not more than so many bytes a second.

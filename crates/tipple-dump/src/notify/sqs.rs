@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use md5::{Digest as _, Md5};
 use serde_json::{Value, json};
 use tipple_budget::Gate;
 use tipple_store::StoreOptions;
@@ -39,6 +40,8 @@ pub(crate) struct Received {
     pub(crate) id: String,
     pub(crate) body: String,
     pub(crate) receipt: String,
+    /// Whether the body has the MD5 that the server says of it, if it says one.
+    pub(crate) is_whole: bool,
 }
 
 impl Queue {
@@ -110,7 +113,10 @@ impl Queue {
             let entries: Vec<Value> = left.iter().map(|(id, m)| self.entry(id, m)).collect();
             let body = json!({"QueueUrl": self.url, "Entries": entries});
             let answer = self.ask("SendMessageBatch", &body, self.options.request_time)?;
-            settle(&mut left, &answer)
+            let is_whole = |message: &&Message, taken: &Value| {
+                is_body(&message.body, &taken["MD5OfMessageBody"])
+            };
+            settle(&mut left, &answer, is_whole)
         })
     }
 
@@ -141,9 +147,11 @@ impl Queue {
         let answer = self.ask("ReceiveMessage", &body, time_max)?;
         let text = |message: &Value, name: &str| Some(message[name].as_str()?.to_owned());
         let read = |message: &Value| {
+            let body = text(message, "Body")?;
             Some(Received {
                 id: text(message, "MessageId")?,
-                body: text(message, "Body")?,
+                is_whole: is_body(&body, &message["MD5OfBody"]),
+                body,
                 receipt: text(message, "ReceiptHandle")?,
             })
         };
@@ -252,14 +260,37 @@ impl Queue {
     }
 }
 
-/// Takes out of `left` what the server took, by its answer to a batch.
+/// Whether `body` has this MD5, in hex. Not every server says one.
+fn is_body(body: &str, md5: &Value) -> bool {
+    match md5 {
+        Value::Null => true,
+        Value::String(md5) => {
+            let digest = Md5::digest(body.as_bytes());
+            let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+            hex.eq_ignore_ascii_case(md5)
+        }
+        _ => false,
+    }
+}
+
+/// Takes out of `left` what the server took as it was sent, by its answer to a batch.
 ///
 /// # Errors
 /// What became of one that is still there.
-fn settle<T>(left: &mut BTreeMap<String, T>, answer: &Value) -> Result<(), Trouble> {
+fn settle<T>(
+    left: &mut BTreeMap<String, T>,
+    answer: &Value,
+    is_whole: impl Fn(&T, &Value) -> bool,
+) -> Result<(), Trouble> {
     let id_of = |entry: &Value| entry["Id"].as_str().unwrap_or_default().to_owned();
+    let mut is_damaged = false;
     for taken in list(answer, "Successful") {
-        left.remove(&id_of(taken));
+        let id = id_of(taken);
+        if left.get(&id).is_some_and(|sent| !is_whole(sent, taken)) {
+            is_damaged = true;
+        } else {
+            left.remove(&id);
+        }
     }
     if left.is_empty() {
         return Ok(());
@@ -278,6 +309,10 @@ fn settle<T>(left: &mut BTreeMap<String, T>, answer: &Value) -> Result<(), Troub
     match (failed.iter().copied().find(is_lasting), failed.first()) {
         (Some(entry), _) => Err(Trouble::lasting(refused(entry))),
         (None, Some(entry)) => Err(Trouble::passing(refused(entry))),
+        // Who receives it finds no sense in it; the one that is sent again is another message.
+        (None, None) if is_damaged => Err(Trouble::passing(
+            "a message arrived with another body than it was sent with (by its MD5)",
+        )),
         (None, None) => Err(Trouble::passing(
             "the queue did not say what became of a message",
         )),
@@ -391,7 +426,7 @@ mod tests {
         let left = || BTreeMap::from(["0", "1", "2"].map(|id| (id.to_owned(), ())));
         let settled = |answer: Value| {
             let mut left = left();
-            let trouble = settle(&mut left, &answer).err();
+            let trouble = settle(&mut left, &answer, |(), _| true).err();
             let left: Vec<String> = left.into_keys().collect();
             (left.concat(), trouble)
         };
@@ -428,6 +463,22 @@ mod tests {
             assert_eq!(left, "012");
             assert!(trouble.unwrap().passes);
         }
+    }
+
+    #[test]
+    fn bodies_are_what_their_md5_says() {
+        let abc = json!("900150983CD24FB0D6963F7D28E17F72");
+        assert!(is_body("abc", &abc) && is_body("abc", &Value::Null));
+        for (body, md5) in [("abd", &abc), ("abc", &json!("")), ("abc", &json!(7))] {
+            assert!(!is_body(body, md5), "{body} {md5}");
+        }
+        // What arrived with another body is sent again, and what comes with it is not.
+        let mut left = BTreeMap::from([("0".to_owned(), "abc"), ("1".to_owned(), "abd")]);
+        let taken = ["0", "1"].map(|id| json!({"Id": id, "MD5OfMessageBody": abc}));
+        let is_whole = |body: &&str, taken: &Value| is_body(body, &taken["MD5OfMessageBody"]);
+        let trouble = settle(&mut left, &json!({"Successful": taken}), is_whole).unwrap_err();
+        assert!(trouble.passes && trouble.reason.contains("another body"));
+        assert_eq!(left.into_keys().collect::<String>(), "1");
     }
 
     #[test]

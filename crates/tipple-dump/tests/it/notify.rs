@@ -249,6 +249,23 @@ fn a_queue_in_trouble_gets_everything_at_last() {
 }
 
 #[test]
+fn a_message_that_arrives_damaged_is_sent_again() {
+    let server = MiniStack::shared();
+    let queue = server.create_queue("damaged");
+    let damage = Fault::SwapInRequest(r#"\"event\":\"chunk\""#, r#"\"event\":\"chubk\""#);
+    let rule = Rule::on(Operation::SendMessageBatch, 1..=1, damage);
+    let proxy = FaultProxy::start(server.account(), [rule]);
+    let store = memory_store("damaged");
+    let options = telling(proxy.account(), &["sqs://damaged"]);
+    let (report, _) = dump_with(&numbers(), store.as_ref(), &options);
+    assert_eq!(report.unwrap().undelivered.len(), 0);
+    assert_eq!(proxy.hits(0), 1);
+    let bodies = bodies(&queue);
+    assert!(bodies.iter().any(|body| body["event"] == "chubk"));
+    assert_eq!(told_ids(&bodies), chunk_ids(store.as_ref()));
+}
+
+#[test]
 fn a_dead_queue_is_counted_and_a_second_run_tells_it() {
     let server = MiniStack::shared();
     let (dead, well) = (server.create_queue("dead"), server.create_queue("well"));

@@ -307,6 +307,49 @@ fn a_queue_in_trouble_is_loaded_from_at_last() {
 }
 
 #[test]
+fn a_message_that_comes_damaged_is_not_believed_and_received_again() {
+    let server = MiniStack::shared();
+    let (queue, store, dumped) = told("load-damaged", &numbers());
+    // Still good JSON, about a part that is not there.
+    let damage = Fault::SwapInAnswer(r#"\"event\":\"chunk\""#, r#"\"event\":\"chubk\""#);
+    let rule = Rule::on(Operation::ReceiveMessage, 1..=1, damage);
+    let proxy = FaultProxy::start(server.account(), [rule]);
+    let keep = Keep::default();
+    let options = loading(proxy.account());
+    let (report, warnings) = load(store.as_ref(), "load-damaged", &keep, &options);
+    let counts = report.unwrap().queue.unwrap();
+    assert_eq!(keep.numbers(), (0..1000).collect::<Vec<_>>());
+    assert!(counts.damaged >= 1 && counts.foreign == 0, "{counts:?}");
+    assert_eq!(counts.received, dumped.chunks + 1 + counts.damaged);
+    assert!(
+        warnings.contains("by its MD5: it is received again"),
+        "{warnings}"
+    );
+    assert_eq!(queue.lengths(), (0, 0));
+}
+
+#[test]
+fn messages_that_always_come_damaged_end_the_load() {
+    let server = MiniStack::shared();
+    let (queue, store, dumped) = told("load-always-damaged", &numbers());
+    let damage = Fault::SwapInAnswer(r#"\"event\":\"#, r#"\"evens\":\"#);
+    let rule = Rule::always(Operation::ReceiveMessage, damage);
+    let proxy = FaultProxy::start(server.account(), [rule]);
+    let keep = Keep::default();
+    let mut options = loading(proxy.account());
+    options.services.attempts_max = 2;
+    let (report, _) = load(store.as_ref(), "load-always-damaged", &keep, &options);
+    let error = report.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Store);
+    let text = error.to_string();
+    assert!(text.contains("again and again (id "), "{text}");
+    assert_eq!(keep.numbers(), Vec::<u64>::new());
+    // All of them are still there for another one.
+    let (visible, hidden) = queue.lengths();
+    assert_eq!(visible + hidden, dumped.chunks + 1);
+}
+
+#[test]
 fn parts_that_nobody_was_told_of_are_counted() {
     let server = MiniStack::shared();
     server.create_queue("untold");

@@ -227,6 +227,21 @@ fn breaks_answers_at_the_byte() {
 }
 
 #[test]
+fn texts_are_swapped_on_either_way() {
+    let swap = |operation, fault| through(Rule::always(operation, fault));
+    let (proxy, behind, direct) = swap(Operation::PutObject, Fault::SwapInRequest("bc", "CB"));
+    behind.put("x", b"abcabc");
+    assert_eq!(direct.get("x"), Some(b"aCBaCB".to_vec()));
+    behind.put("y", b"nothing of it");
+    assert_eq!(direct.get("y"), Some(b"nothing of it".to_vec()));
+    assert_eq!(proxy.hits(0), 1);
+    let (proxy, behind, direct) = swap(Operation::GetObject, Fault::SwapInAnswer("a", "b"));
+    direct.put("x", b"abc");
+    assert_eq!(behind.get("x"), Some(b"bbc".to_vec()));
+    assert_eq!((direct.get("x"), proxy.hits(0)), (Some(b"abc".to_vec()), 1));
+}
+
+#[test]
 fn a_spoiled_body_is_refused_by_a_server_that_checks() {
     let server = Ceph::shared();
     let bucket = server.fresh_bucket();

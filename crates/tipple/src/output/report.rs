@@ -85,6 +85,7 @@ fn queue_text(queue: &QueueCounts) -> String {
         ("inside others", queue.inside),
         ("of a plan that does not count", queue.void),
         ("left there, not of this dump", queue.foreign),
+        ("damaged on their way and received again", queue.damaged),
     ] {
         if messages > 0 {
             text.push_str(&format!(", {} {what}", count(messages)));

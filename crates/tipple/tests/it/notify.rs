@@ -301,3 +301,48 @@ fn loaders_warm_a_cluster_while_the_dump_still_runs() {
     place.run(&["dump", &to, "there"]).ok();
     assert_filled(there.to_str().unwrap(), ITEMS);
 }
+
+#[test]
+fn a_dump_in_a_bucket_is_loaded_as_its_queue_tells() {
+    const ITEMS: u64 = 3000;
+    let server = MiniStack::shared();
+    let (queue, bucket) = (server.create_queue("cloud"), server.fresh_bucket());
+    let (old, new) = (Memcached::start(&[]), Memcached::start(&[]));
+    RawMemcached::connect(&old).fill(ITEMS);
+    let place = Place::new();
+    let (from, to) = (
+        format!("memcached://{}", old.addr()),
+        format!("memcached://{}", new.addr()),
+    );
+    let url = bucket.url("cache/today");
+    let dump = [
+        "dump",
+        &from,
+        &url,
+        "--chunk-size",
+        "1MiB",
+        "--key-file-size",
+        "8KiB",
+        "--notify",
+        "sqs://cloud",
+    ];
+    run_at(&place, server.account(), &dump).ok();
+    // On their way to the loader, the first messages change, and are still good JSON.
+    let damage = Fault::SwapInAnswer(r#"\"event\":\"chunk\""#, r#"\"event\":\"chubk\""#);
+    let damage = Rule::on(Operation::ReceiveMessage, 1..=1, damage);
+    let proxy = FaultProxy::start(server.account(), [damage]);
+    let load = ["load", &url, &to, "--from-queue", "sqs://cloud", "--json"];
+    let ran = run_at(&place, proxy.account(), &load).ok();
+    let report = ran.report();
+    assert_eq!(report["records"], ITEMS, "{report}");
+    assert!(report["queue"]["damaged"].as_u64() >= Some(1), "{report}");
+    assert!(
+        ran.stderr.contains("it is received again"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!((proxy.hits(0), queue.lengths()), (1, (0, 0)));
+    assert_eq!(RawMemcached::connect(&new).stat("curr_items"), ITEMS);
+    place.run(&["dump", &to, "there"]).ok();
+    assert_filled(place.path("there").to_str().unwrap(), ITEMS);
+}

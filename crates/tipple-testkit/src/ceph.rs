@@ -195,6 +195,18 @@ impl Ceph {
         }
     }
 
+    /// From now on a user's key is known, and is not accepted.
+    ///
+    /// # Panics
+    /// If there is no such user.
+    #[track_caller]
+    pub fn suspend_user(&self, name: &str) {
+        run(
+            command("radosgw-admin", &self.conf).args(["user", "suspend", "--uid", name]),
+            INSTALL,
+        );
+    }
+
     /// Creates a bucket of the first user, and looks into it.
     ///
     /// # Panics

@@ -54,7 +54,10 @@ fn signatures_conditions_and_owners_are_checked() {
         secret_key: "wrong".to_owned(),
         ..server.account().clone()
     };
+    let leaver = server.create_user("leaver");
+    server.suspend_user("leaver");
     for (account, code) in [
+        (leaver, "UserSuspended"),
         (liar, "SignatureDoesNotMatch"),
         (server.create_user("stranger"), "AccessDenied"),
     ] {

@@ -1,6 +1,7 @@
 //! The real binary, as users meet it.
 
 mod buckets;
+mod ceph;
 mod config;
 mod deploy;
 mod errors;

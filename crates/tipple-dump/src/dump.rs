@@ -67,12 +67,7 @@ pub fn dump(
     let (head, sealing) = found.head(source, stores, options)?;
     let sealing = sealing.as_ref();
     let mut notifier = notifier.map(|notifier| notifier.with_sealing(sealing));
-    stores.each(|store| {
-        for leftover in store.leftovers()?.iter().filter(|one| layout::is_ours(one)) {
-            store.remove_leftover(leftover)?;
-        }
-        Ok(())
-    })?;
+    stores.each(|store| tidy(job, store))?;
     let spool = Spool::open(&options.spool, room, store_list)?;
     let replicator = Replicator {
         job,
@@ -151,6 +146,29 @@ pub fn dump(
         ..job.report("dump")
     }
     .with_outcomes(&sums.outcomes))
+}
+
+/// Removes what earlier attempts at this dump began and did not finish. What this user may not see or remove is told, and
+/// is no error: the rights to list and abort uploads are often not given with the one to put objects.
+fn tidy(job: &Job, store: &dyn Store) -> Result<(), DumpError> {
+    let removed = store.leftovers().and_then(|leftovers| {
+        let mut ours = leftovers.iter().filter(|one| layout::is_ours(one));
+        ours.try_for_each(|leftover| store.remove_leftover(leftover))
+    });
+    match removed {
+        Err(error)
+            if matches!(
+                error.kind(),
+                StoreErrorKind::Denied | StoreErrorKind::Unsupported
+            ) =>
+        {
+            let message =
+                format!("what an attempt that ended may have left unfinished stays: {error}");
+            job.tell(&Event::Warning { message });
+            Ok(())
+        }
+        removed => Ok(removed?),
+    }
 }
 
 /// I3: DONE, last.

@@ -384,6 +384,25 @@ fn a_commands_files_go_into_a_bucket_and_come_back() {
 }
 
 #[test]
+fn who_may_not_list_uploads_is_told_and_stores_all_the_same() {
+    let cloud = Cloud::new();
+    let refused = Rule::always(
+        Operation::ListMultipartUploads,
+        Fault::Refuse(Refusal::ACCESS_DENIED),
+    );
+    cloud.proxy.add(refused);
+    let (dumps, files) = (cloud.bucket.url("dumps"), cloud.bucket.url("files"));
+    let dump = ["dump", "lines:in.txt", &dumps];
+    for (args, url) in [(&dump[..], &dumps), (&supervise(&files, "nothing"), &files)] {
+        let ran = cloud.run(args);
+        assert_eq!(ran.exit, Some(0), "{}", ran.stderr);
+        let told = "what an attempt that ended may have left unfinished stays: cannot list";
+        assert_eq!(ran.stderr.matches(told).count(), 1, "{}", ran.stderr);
+        assert_eq!(cloud.run(&["verify", url]).exit, Some(0));
+    }
+}
+
+#[test]
 fn a_supervisor_killed_in_mid_upload_leaves_no_upload_behind() {
     let cloud = Cloud::new();
     let url = cloud.bucket.url("shop");

@@ -77,7 +77,8 @@ impl LoadOptions {
 ///
 /// # Errors
 /// [`DumpError`]. What was applied stays applied where the sink is [`Resume::Idempotent`]; with a state folder the same
-/// call goes on after the last part that was applied whole.
+/// call goes on after the last part that was applied whole. A sink that is [`Resume::PositionReadable`] gets every part
+/// again and passes over what it has.
 pub fn load(
     job: &Job,
     store: &dyn Store,
@@ -90,11 +91,17 @@ pub fn load(
     check_accepts(&dump, sink)?;
     let mut state = match (&options.state_dir, sink.resume()) {
         (None, _) => None,
-        (Some(dir), Resume::Idempotent | Resume::PositionReadable) => {
+        (Some(dir), Resume::Idempotent) => {
             let name = dump
                 .done()
                 .map_or_else(|| dump.head().dump.clone(), |done| done.digest.to_string());
             Some(LoadState::open(dir, &name, &sink.identity())?)
+        }
+        (Some(_), Resume::PositionReadable) => {
+            return Err(DumpError::Usage(format!(
+                "{} tells itself how far a load got: leave out --state",
+                sink.identity().kind
+            )));
         }
         (Some(_), Resume::RestartOnly) => {
             return Err(DumpError::Usage(format!(

@@ -1,0 +1,249 @@
+//! A stream as a sink: one writer, exactly once, in order.
+
+use std::sync::{Mutex, PoisonError};
+
+use serde_json::{Value, json};
+use tipple_budget::Gate;
+use tipple_flow::{
+    Cause, Failure, Identity, Outcomes, PartName, PartWriter, Party, RecordReader, Resume, Sink,
+    Stop,
+};
+
+use crate::content::{no_event, read_record};
+use crate::event::{EVENT_BYTES_MAX, Event, EventRef};
+use crate::place::{Numbering, Place};
+
+/// Events at most between two commits.
+const EVENTS_OF_A_COMMIT: u64 = 50_000;
+/// Bytes at most between two commits.
+const BYTES_OF_A_COMMIT: u64 = 16 << 20;
+
+/// The last event of a target.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tail {
+    /// Where it was in the stream that it came from, as the target tells.
+    pub origin: (Place, Numbering),
+    /// What it is, without what the target added.
+    pub event: Event,
+}
+
+/// A stream that is appended to.
+pub trait Target: Send + Sync {
+    /// The kind of system, such as `log`.
+    fn kind(&self) -> &'static str;
+
+    /// What names this one. Never a secret.
+    fn id(&self) -> Value;
+
+    /// Memory that a writer holds at most, in bytes, outside of one event.
+    fn writer_bytes(&self) -> u64;
+
+    /// Reaches the system.
+    ///
+    /// # Errors
+    /// [`Failure`] if it cannot be reached or written.
+    fn check(&self) -> Result<(), Failure>;
+
+    /// Becomes the only writer.
+    ///
+    /// # Errors
+    /// As for [`Target::check`]; [`Party::Usage`] if another one writes.
+    fn open(&self) -> Result<Box<dyn Appender + '_>, Failure>;
+}
+
+/// The only writer of a target.
+pub trait Appender: Send {
+    /// The last event that is there; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Failure`] if it cannot be read, or does not tell where it came from: then this is not a stream that only
+    /// imports write to.
+    fn tail(&mut self) -> Result<Option<Tail>, Failure>;
+
+    /// Why the target would not take an event, by what is in it; the same answer each time.
+    fn refuses(&self, event: &EventRef<'_>) -> Option<&'static Cause>;
+
+    /// Appends an event that it does not refuse. It is not durable before [`Appender::commit`].
+    ///
+    /// # Errors
+    /// [`Stop`]: nothing is known of the events since the last commit.
+    fn append(&mut self, event: &EventRef<'_>) -> Result<(), Stop>;
+
+    /// Makes all that was appended durable.
+    ///
+    /// # Errors
+    /// [`Stop`], as for [`Appender::append`].
+    fn commit(&mut self) -> Result<(), Stop>;
+}
+
+/// A stream that a dump is loaded into: reserved for it, with one writer.
+///
+/// Exactly once: how far a load got is read from the last event of the stream itself. Its events up to there are
+/// skipped, and the one in that place must be the same as the last event; so a stream that holds something else is
+/// refused.
+pub struct StreamSink<T> {
+    target: T,
+    state: Mutex<Progress>,
+}
+
+#[derive(Default)]
+struct Progress {
+    /// Of the stream, until it was found in the dump.
+    tail: Option<Tail>,
+    tail_known: bool,
+    skipped: u64,
+    appended: u64,
+}
+
+impl<T: Target> StreamSink<T> {
+    /// `target` as a sink. Nothing is asked of the system yet.
+    pub fn new(target: T) -> Self {
+        Self {
+            target,
+            state: Mutex::default(),
+        }
+    }
+
+    fn foreign(&self, tail: &Tail, what: &str) -> Stop {
+        let (place, numbering) = tail.origin;
+        Failure::new(
+            Party::Sink,
+            format!(
+                "{} ends with event {} of a stream, and {what}: load into an empty stream, which nobody else writes to",
+                self.target.id(),
+                place.text(numbering)
+            ),
+        )
+        .into()
+    }
+}
+
+impl<T: Target> Sink for StreamSink<T> {
+    fn identity(&self) -> Identity {
+        Identity {
+            kind: self.target.kind().to_owned(),
+            id: json!({ "stream": self.target.id() }),
+        }
+    }
+
+    fn accepts(&self, content: &str, version: u16) -> bool {
+        content == crate::NAME && version == crate::VERSION
+    }
+
+    fn ordered(&self) -> bool {
+        true
+    }
+
+    fn resume(&self) -> Resume {
+        Resume::PositionReadable
+    }
+
+    fn writer_bytes(&self) -> u64 {
+        // One event is held, of a size that is known when it comes: one that is larger than a buffer is the exception.
+        self.target.writer_bytes() + (1 << 20)
+    }
+
+    fn check(&self) -> Result<(), Stop> {
+        Ok(self.target.check()?)
+    }
+
+    fn open<'a>(&'a self, _gate: &'a Gate) -> Result<Box<dyn PartWriter + 'a>, Stop> {
+        let mut appender = self.target.open()?;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !state.tail_known {
+            state.tail = appender.tail()?;
+            state.tail_known = true;
+        }
+        drop(state);
+        Ok(Box::new(Writer {
+            sink: self,
+            appender,
+            record: Vec::new(),
+        }))
+    }
+
+    fn finish(&self, _outcomes: &Outcomes) -> Result<Value, Stop> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tail) = &state.tail {
+            return Err(self.foreign(tail, "the dump has no such event"));
+        }
+        Ok(json!({ "appended": state.appended, "there_before": state.skipped }))
+    }
+}
+
+struct Writer<'a, T> {
+    sink: &'a StreamSink<T>,
+    appender: Box<dyn Appender + 'a>,
+    record: Vec<u8>,
+}
+
+impl<T: Target> PartWriter for Writer<'_, T> {
+    fn write_part(
+        &mut self,
+        _part: &PartName,
+        records: &mut RecordReader<'_>,
+        outcomes: &mut Outcomes,
+    ) -> Result<(), Stop> {
+        let (mut events, mut bytes) = (0, 0);
+        while read_record(records, &mut self.record)? {
+            let event = EventRef::parse(&self.record).map_err(|why| no_event(records, &why))?;
+            // Asked of those, too, that an earlier load has passed: the report is the same.
+            if let Some(cause) = self.appender.refuses(&event) {
+                outcomes.count(cause);
+            } else if !self.is_there(&event)? {
+                self.appender.append(&event)?;
+                events += 1;
+                bytes += event.bytes().len() as u64;
+            }
+            records.end_record();
+            if events == EVENTS_OF_A_COMMIT || bytes >= BYTES_OF_A_COMMIT {
+                self.commit(events)?;
+                (events, bytes) = (0, 0);
+            }
+        }
+        self.commit(events)
+    }
+}
+
+impl<T: Target> Writer<'_, T> {
+    fn commit(&mut self, events: u64) -> Result<(), Stop> {
+        self.appender.commit()?;
+        let state = self.sink.state.lock();
+        state.unwrap_or_else(PoisonError::into_inner).appended += events;
+        // A large event is not kept for the rest of the load.
+        self.record.shrink_to(EVENT_BYTES_MAX >> 9);
+        Ok(())
+    }
+
+    /// Whether an earlier load appended this event.
+    fn is_there(&self, event: &EventRef<'_>) -> Result<bool, Stop> {
+        let mut state = self
+            .sink
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(tail) = &state.tail else {
+            return Ok(false);
+        };
+        let (place, numbering) = tail.origin;
+        if numbering != event.numbering() {
+            return Err(self
+                .sink
+                .foreign(tail, "the dump numbers its events otherwise"));
+        }
+        match event.place().cmp(&place) {
+            std::cmp::Ordering::Less => {}
+            std::cmp::Ordering::Equal if event.to_event() == tail.event => state.tail = None,
+            std::cmp::Ordering::Equal => {
+                return Err(self
+                    .sink
+                    .foreign(tail, "that event of the dump is another one"));
+            }
+            std::cmp::Ordering::Greater => {
+                return Err(self.sink.foreign(tail, "the dump has no such event"));
+            }
+        }
+        state.skipped += 1;
+        Ok(true)
+    }
+}

@@ -1,0 +1,1 @@
+//! Streams as their users see them.

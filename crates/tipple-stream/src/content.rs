@@ -4,10 +4,11 @@ use std::fmt::Write as _;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use serde_json::{Value, json};
+use serde::Serialize;
 use tipple_flow::{Content, Failure, Party, RecordReader, Stop};
 
 use crate::event::{EventRef, FIXED_BYTES, LENGTH_BYTES, record_bytes};
+use crate::place::Numbering;
 
 /// Bytes that are read of an event at a time, so that none is believed how long it is.
 const STEP: usize = 1 << 20;
@@ -44,7 +45,7 @@ impl Content for Events {
             return Ok(false);
         }
         let event = EventRef::parse(&bytes).map_err(|why| no_event(records, &why))?;
-        serde_json::to_writer(line, &to_json(&event)).expect("values into memory");
+        serde_json::to_writer(line, &ReadableEvent::from(&event)).expect("values into memory");
         records.end_record();
         Ok(true)
     }
@@ -83,23 +84,56 @@ pub(crate) fn no_event(records: &RecordReader<'_>, why: &str) -> Failure {
 }
 
 /// An event as people read it.
-pub fn to_json(event: &EventRef<'_>) -> Value {
-    let text = |bytes: &[u8]| match std::str::from_utf8(bytes) {
-        Ok(text) => json!(text),
-        Err(_) => json!({ "base64": BASE64_STANDARD.encode(bytes) }),
-    };
-    let position = match event.numbering() {
-        crate::Numbering::Sequence => json!(event.place().parts().1),
-        numbering => json!(event.place().text(numbering)),
-    };
-    let headers = event.headers();
-    json!({
-        "position": position,
-        "time": event.time().map(time_text),
-        "key": event.key().map(text),
-        "headers": headers.map(|(name, value)| json!([text(name), value.map(text)])).collect::<Vec<_>>(),
-        "payload": event.payload().map(text),
-    })
+#[derive(Debug, Serialize)]
+pub struct ReadableEvent<'a> {
+    position: ReadablePlace,
+    time: Option<String>,
+    key: Option<ReadableBytes<'a>>,
+    headers: Vec<(ReadableBytes<'a>, Option<ReadableBytes<'a>>)>,
+    payload: Option<ReadableBytes<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum ReadablePlace {
+    Sequence(u64),
+    Id(String),
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum ReadableBytes<'a> {
+    Text(&'a str),
+    Binary { base64: String },
+}
+
+impl<'a> From<&'a [u8]> for ReadableBytes<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::Text(text),
+            Err(_) => Self::Binary {
+                base64: BASE64_STANDARD.encode(bytes),
+            },
+        }
+    }
+}
+
+impl<'a> From<&EventRef<'a>> for ReadableEvent<'a> {
+    fn from(event: &EventRef<'a>) -> Self {
+        let headers = event.headers();
+        Self {
+            position: match event.numbering() {
+                Numbering::Sequence => ReadablePlace::Sequence(event.place().parts().1),
+                numbering => ReadablePlace::Id(event.place().text(numbering)),
+            },
+            time: event.time().map(time_text),
+            key: event.key().map(Into::into),
+            headers: headers
+                .map(|(name, value)| (name.into(), value.map(Into::into)))
+                .collect(),
+            payload: event.payload().map(Into::into),
+        }
+    }
 }
 
 /// RFC 3339 in UTC.

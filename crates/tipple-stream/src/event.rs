@@ -17,6 +17,9 @@ const HAS_PAYLOAD: u8 = 2;
 const HAS_TIME: u8 = 4;
 const NULL: u32 = u32::MAX;
 
+/// A name, and a value or null.
+pub type Header = (Vec<u8>, Option<Vec<u8>>);
+
 /// An event that was not encoded yet. Empty and absent are two things.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Event {
@@ -25,7 +28,7 @@ pub struct Event {
     /// Its key; of NATS its subject.
     pub key: Option<Vec<u8>>,
     /// Names and values in their order; names may be repeated. Of Redis the fields.
-    pub headers: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    pub headers: Vec<Header>,
     /// What it carries.
     pub payload: Option<Vec<u8>>,
 }

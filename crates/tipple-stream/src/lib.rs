@@ -27,6 +27,7 @@
 //! assert_eq!(EventRef::parse(&bytes).unwrap().payload(), Some(&b"hello"[..]));
 //! ```
 
+mod append;
 mod content;
 mod event;
 mod log;
@@ -34,14 +35,17 @@ mod options;
 mod place;
 mod sink;
 mod source;
+mod url;
 
-pub use content::{Events, to_json};
-pub use event::{EVENT_BYTES_MAX, Event, EventRef};
+pub use append::{Appended, Text, append};
+pub use content::{Events, ReadableEvent};
+pub use event::{EVENT_BYTES_MAX, Event, EventRef, Header};
 pub use log::{Log, LogReader, LogWriter};
 pub use options::{Bound, StreamOptions};
 pub use place::{Numbering, Place};
 pub use sink::{Appender, StreamSink, Tail, Target};
 pub use source::{Extent, RangeReader, Span, Stream, StreamSource};
+pub use url::StreamUrl;
 
 /// The content's name. Stable.
 pub(crate) const NAME: &str = "events";

@@ -62,6 +62,10 @@ impl Stream for Log {
         json!({ "path": self.path.to_string_lossy() })
     }
 
+    fn url(&self) -> String {
+        format!("log:{}", self.path.display())
+    }
+
     fn numbering(&self) -> Numbering {
         Numbering::Sequence
     }
@@ -92,6 +96,10 @@ impl Target for Log {
 
     fn id(&self) -> Value {
         Stream::id(self)
+    }
+
+    fn url(&self) -> String {
+        Stream::url(self)
     }
 
     fn writer_bytes(&self) -> u64 {

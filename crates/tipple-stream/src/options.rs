@@ -7,6 +7,7 @@ use tipple_flow::{Failure, Party};
 
 use crate::content::time_text;
 use crate::place::Place;
+use crate::source::{Extent, Span, Stream};
 
 /// One end of what is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +82,24 @@ impl StreamOptions {
             ));
         }
         Ok(())
+    }
+
+    /// What of `stream` is read, given what it holds.
+    ///
+    /// # Errors
+    /// [`Failure`] if the stream cannot be asked where a time is.
+    pub fn span(&self, stream: &dyn Stream, extent: &Extent) -> Result<Span, Failure> {
+        let place = |bound: Option<Bound>, otherwise: Place| match bound {
+            None => Ok(otherwise),
+            Some(Bound::Place(place)) => Ok(place),
+            Some(Bound::Time(time)) => stream.place_at(time),
+        };
+        let from = place(self.from, extent.first)?.max(extent.first);
+        let to = place(self.to, extent.end)?.min(extent.end);
+        Ok(Span {
+            from,
+            to: to.max(from),
+        })
     }
 
     /// What shapes the data, for the identity of the source.

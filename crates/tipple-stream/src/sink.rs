@@ -35,6 +35,9 @@ pub trait Target: Send + Sync {
     /// What names this one. Never a secret.
     fn id(&self) -> Value;
 
+    /// How people name it, for messages. Never a secret.
+    fn url(&self) -> String;
+
     /// Memory that a writer holds at most, in bytes, outside of one event.
     fn writer_bytes(&self) -> u64;
 
@@ -110,7 +113,7 @@ impl<T: Target> StreamSink<T> {
             Party::Sink,
             format!(
                 "{} ends with event {} of a stream, and {what}: load into an empty stream, which nobody else writes to",
-                self.target.id(),
+                self.target.url(),
                 place.text(numbering)
             ),
         )

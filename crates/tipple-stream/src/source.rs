@@ -10,7 +10,7 @@ use tipple_flow::{
     Planner, RecordWriter, Source, Stop,
 };
 
-use crate::options::{Bound, StreamOptions};
+use crate::options::StreamOptions;
 use crate::place::{Numbering, Place};
 
 /// What a stream holds at one moment.
@@ -44,6 +44,9 @@ pub trait Stream: Send + Sync {
 
     /// What names this one. Never a secret.
     fn id(&self) -> Value;
+
+    /// How people name it, for messages. Never a secret.
+    fn url(&self) -> String;
 
     /// How it numbers.
     fn numbering(&self) -> Numbering;
@@ -101,21 +104,6 @@ impl<S: Stream> StreamSource<S> {
     pub fn new(stream: S, options: StreamOptions) -> Result<Self, Failure> {
         options.validate()?;
         Ok(Self { stream, options })
-    }
-
-    /// What of the stream is read, given what it holds.
-    fn span(&self, extent: &Extent) -> Result<Span, Failure> {
-        let place = |bound: Option<Bound>, otherwise: Place| match bound {
-            None => Ok(otherwise),
-            Some(Bound::Place(place)) => Ok(place),
-            Some(Bound::Time(time)) => self.stream.place_at(time),
-        };
-        let from = place(self.options.from, extent.first)?.max(extent.first);
-        let to = place(self.options.to, extent.end)?.min(extent.end);
-        Ok(Span {
-            from,
-            to: to.max(from),
-        })
     }
 
     /// Bytes and events of `span`, about.
@@ -202,7 +190,7 @@ impl<S: Stream> Source for StreamSource<S> {
 
     fn check(&self) -> Result<Estimate, Stop> {
         let extent = self.stream.look()?;
-        let span = self.span(&extent)?;
+        let span = self.options.span(&self.stream, &extent)?;
         let (bytes, records) = Self::share(&extent, span);
         Ok(Estimate {
             parts: self.parts(bytes, span) as u64,
@@ -214,7 +202,7 @@ impl<S: Stream> Source for StreamSource<S> {
 
     fn plan(&self, planner: &mut dyn Planner, gate: &Gate) -> Result<Planned, Stop> {
         let extent = self.stream.look()?;
-        let span = self.span(&extent)?;
+        let span = self.options.span(&self.stream, &extent)?;
         let (bytes, _) = Self::share(&extent, span);
         let parts = self.parts(bytes, span);
         let places = span.to.number() - span.from.number();
@@ -264,7 +252,7 @@ impl<S: Stream> Source for StreamSource<S> {
             Party::Source,
             format!(
                 "the stream {} was made anew while it was dumped: run the same command again, which starts over",
-                self.stream.id()
+                self.stream.url()
             ),
         )
         .into())

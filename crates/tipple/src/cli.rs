@@ -8,6 +8,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use tipple_chunk::{Codec, KeyId};
 use tipple_dump::PartRange;
 use tipple_store::StoreOptions;
+use tipple_stream::Bound;
 
 use crate::help;
 use crate::ready::Listing;
@@ -53,6 +54,9 @@ pub(crate) enum Verb {
     /// Removes what unfinished attempts left in a dump
     #[command(long_about = help::PRUNE, after_long_help = help::PRUNE_EXAMPLES)]
     Prune(PruneArgs),
+    /// Appends events from standard input to an embedded stream
+    #[command(long_about = help::APPEND, after_long_help = help::APPEND_EXAMPLES)]
+    Append(AppendArgs),
     /// Makes a key for sealed dumps
     #[command(long_about = help::KEYGEN, after_long_help = help::KEYGEN_EXAMPLES)]
     Keygen(KeygenArgs),
@@ -75,7 +79,7 @@ pub(crate) enum Verb {
 
 #[derive(Debug, Args)]
 pub(crate) struct DumpArgs {
-    /// What to dump: memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, lines:FILE, or - for the lines of standard input
+    /// What to dump: memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, log:FOLDER, lines:FILE, or - for the lines of standard input
     pub(crate) source: OsString,
 
     /// Where the dump goes: an empty or new folder, or that of the same dump when it was broken off; the same dump goes to each of several
@@ -99,6 +103,8 @@ pub(crate) struct DumpArgs {
     #[command(flatten)]
     pub(crate) lines: LinesSourceFlags,
     #[command(flatten)]
+    pub(crate) stream: StreamFlags,
+    #[command(flatten)]
     pub(crate) listing: ListingFlags,
     #[command(flatten)]
     pub(crate) filter: FilterFlags,
@@ -116,7 +122,7 @@ pub(crate) struct LoadArgs {
     #[arg(value_hint = ValueHint::DirPath)]
     pub(crate) store: OsString,
 
-    /// Where the records go: memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, lines:FILE, - for standard output, or files:FOLDER for files that `tipple supervise` stored
+    /// Where the records go: memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, log:FOLDER, lines:FILE, - for standard output, or files:FOLDER for files that `tipple supervise` stored
     pub(crate) sink: OsString,
 
     #[command(flatten)]
@@ -148,10 +154,10 @@ pub(crate) struct LoadArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct CopyArgs {
-    /// What to copy: memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, lines:FILE, -, or a folder in the cachemover layout
+    /// What to copy: memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, log:FOLDER, lines:FILE, -, or a folder in the cachemover layout
     pub(crate) source: OsString,
 
-    /// Where the records go: memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, lines:FILE, or - for standard output
+    /// Where the records go: memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, log:FOLDER, lines:FILE, or - for standard output
     pub(crate) sink: OsString,
 
     #[command(flatten)]
@@ -160,6 +166,8 @@ pub(crate) struct CopyArgs {
     pub(crate) buffers: BufferFlags,
     #[command(flatten)]
     pub(crate) lines: LinesSourceFlags,
+    #[command(flatten)]
+    pub(crate) stream: StreamFlags,
     #[command(flatten)]
     pub(crate) lines_sink: LinesSinkFlags,
     #[command(flatten)]
@@ -226,7 +234,7 @@ pub(crate) struct ListArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct CatArgs {
-    /// The dump: its folder, also one in the cachemover layout, or s3://BUCKET/PREFIX, gs://…, az://…
+    /// The dump: its folder, also one in the cachemover layout, or s3://BUCKET/PREFIX, gs://…, az://…; or an embedded stream, log:FOLDER
     #[arg(value_hint = ValueHint::DirPath)]
     pub(crate) store: OsString,
 
@@ -240,6 +248,8 @@ pub(crate) struct CatArgs {
 
     #[command(flatten)]
     pub(crate) parts: PartFlags,
+    #[command(flatten)]
+    pub(crate) stream: StreamFlags,
     #[command(flatten)]
     pub(crate) key: KeyFlags,
     #[command(flatten)]
@@ -277,6 +287,35 @@ pub(crate) struct PruneArgs {
     pub(crate) fence: FenceFlags,
     #[command(flatten)]
     pub(crate) output: OutputFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AppendArgs {
+    /// The stream: log:FOLDER, which is made if it is not there
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) log: OsString,
+
+    /// How standard input says events
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        env = "TIPPLE_FORMAT",
+        hide_env_values = true,
+        default_value = "lines"
+    )]
+    pub(crate) format: AppendFormat,
+
+    #[command(flatten)]
+    pub(crate) output: OutputFlags,
+}
+
+/// How text says events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AppendFormat {
+    /// Each line is the payload of an event
+    Lines,
+    /// Each line is a JSON object: key, headers, payload, time, as `tipple cat` prints them
+    Ndjson,
 }
 
 #[derive(Debug, Args)]
@@ -639,11 +678,28 @@ pub(crate) struct PartFlags {
 }
 
 #[derive(Debug, Args)]
-#[command(next_help_heading = "lines: sources")]
+#[command(next_help_heading = "lines: and stream sources")]
 pub(crate) struct LinesSourceFlags {
-    /// Bytes of a file in one part, the unit of resume
+    /// Bytes of a file, or about so many of a stream, in one part, the unit of resume
     #[arg(long, value_name = "SIZE", env = "TIPPLE_PART_SIZE", hide_env_values = true, default_value_t = ByteSize(256 << 20))]
     pub(crate) part_size: ByteSize,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "stream sources")]
+pub(crate) struct StreamFlags {
+    /// The first event to read: a position, such as 42, or a time, such as 2026-11-21T12:00:00Z [default: the first one there is]
+    #[arg(
+        long,
+        value_name = "PLACE",
+        env = "TIPPLE_FROM",
+        hide_env_values = true
+    )]
+    pub(crate) from: Option<Bound>,
+
+    /// The first event not to read, likewise [default: the end of the stream when the dump begins]
+    #[arg(long, value_name = "PLACE", env = "TIPPLE_TO", hide_env_values = true)]
+    pub(crate) to: Option<Bound>,
 }
 
 #[derive(Debug, Args)]

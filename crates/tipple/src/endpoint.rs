@@ -7,17 +7,19 @@ use std::path::{Path, PathBuf};
 
 use tipple_memcached::{MemcachedUrl, is_cachemover};
 use tipple_store::StoreUrl;
+use tipple_stream::StreamUrl;
 
 use crate::error::CliError;
 
-const SOURCES: &str = "memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, lines:FILE, or - for standard input";
-const SINKS: &str = "memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, lines:FILE, or - for standard output";
-const LATER: [&str; 5] = ["kafka", "log", "mysql", "nats", "redis"];
+const SOURCES: &str = "memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, log:FOLDER, lines:FILE, or - for standard input";
+const SINKS: &str = "memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, log:FOLDER, lines:FILE, or - for standard output";
+const LATER: [&str; 4] = ["kafka", "mysql", "nats", "redis"];
 
 /// A live system that is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SourceUrl {
     Memcached(MemcachedUrl),
+    Stream(StreamUrl),
     Lines(PathBuf),
     Stdin,
     /// A folder that cachemover, or `--layout cachemover`, wrote.
@@ -28,6 +30,7 @@ pub(crate) enum SourceUrl {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SinkUrl {
     Memcached(MemcachedUrl),
+    Stream(StreamUrl),
     Lines(PathBuf),
     Stdout,
     /// A folder for what `tipple supervise` stored.
@@ -37,6 +40,7 @@ pub(crate) enum SinkUrl {
 /// What a text begins with.
 enum Begin<'a> {
     Memcached(MemcachedUrl),
+    Stream(StreamUrl),
     Lines(PathBuf),
     Files(PathBuf),
     Dash,
@@ -58,6 +62,9 @@ impl<'a> Begin<'a> {
                 _ => Ok(Self::Path(Path::new(text))),
             };
         };
+        if let Some(stream) = StreamUrl::parse(text) {
+            return Ok(Self::Stream(stream?));
+        }
         let scheme = String::from_utf8_lossy(&bytes[..colon]).to_ascii_lowercase();
         match scheme.as_str() {
             "memcached" | "memcacheds" => match text.to_str() {
@@ -107,6 +114,7 @@ impl SourceUrl {
     pub(crate) fn parse(text: &OsStr) -> Result<Self, CliError> {
         match Begin::parse(text, "source", SOURCES)? {
             Begin::Memcached(url) => Ok(Self::Memcached(url)),
+            Begin::Stream(url) => Ok(Self::Stream(url)),
             Begin::Lines(path) => Ok(Self::Lines(path)),
             Begin::Files(path) => Err(CliError::usage(format!(
                 "files:{} is no source: give {SOURCES}",
@@ -132,6 +140,7 @@ impl SourceUrl {
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Memcached(_) => "memcached",
+            Self::Stream(_) => "a stream",
             Self::Lines(_) | Self::Stdin => "lines",
             Self::Cachemover(_) => "a cachemover folder",
         }
@@ -142,6 +151,7 @@ impl SinkUrl {
     pub(crate) fn parse(text: &OsStr) -> Result<Self, CliError> {
         match Begin::parse(text, "sink", SINKS)? {
             Begin::Memcached(url) => Ok(Self::Memcached(url)),
+            Begin::Stream(url) => Ok(Self::Stream(url)),
             Begin::Lines(path) => Ok(Self::Lines(path)),
             Begin::Files(path) => Ok(Self::Files(path)),
             Begin::Dash => Ok(Self::Stdout),
@@ -156,6 +166,7 @@ impl SinkUrl {
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Memcached(_) => "memcached",
+            Self::Stream(_) => "a stream",
             Self::Lines(_) | Self::Stdout => "lines",
             Self::Files(_) => "a folder for files",
         }
@@ -166,6 +177,7 @@ impl fmt::Display for SourceUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Memcached(url) => url.fmt(f),
+            Self::Stream(url) => url.fmt(f),
             Self::Lines(path) => write!(f, "lines:{}", path.display()),
             Self::Stdin => f.write_str("standard input"),
             Self::Cachemover(path) => path.display().fmt(f),
@@ -177,6 +189,7 @@ impl fmt::Display for SinkUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Memcached(url) => url.fmt(f),
+            Self::Stream(url) => url.fmt(f),
             Self::Lines(path) => write!(f, "lines:{}", path.display()),
             Self::Stdout => f.write_str("standard output"),
             Self::Files(path) => write!(f, "files:{}", path.display()),

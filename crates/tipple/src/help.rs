@@ -15,6 +15,7 @@ pub(crate) const AFTER_LONG: &str = "\
 Sources and sinks:
   memcached://HOST:PORT[,HOST:PORT…]   items of memcached servers; memcacheds:// with TLS
   memcached:///PATH.sock               the same over a Unix socket
+  log:FOLDER                           an embedded stream of events, which needs no server
   lines:FILE                           the lines of a file
   -                                    the lines of standard input, or to standard output
   files:FOLDER                         to load what `tipple supervise` stored
@@ -203,6 +204,19 @@ Examples:
 Then:
   tipple verify /backup/shop
   tipple load /backup/shop files:./shop && myloader -d ./shop";
+
+pub(crate) const APPEND: &str = "\
+Appends events to the embedded stream in a folder: every line of standard input is one. The folder is made if it is not \
+there. What has come is on the disk when nothing more comes for a moment, and at least every 16 MiB; when the command \
+ends with 0, all of it is. One program appends at a time; any number may read meanwhile.";
+
+pub(crate) const APPEND_EXAMPLES: &str = "\
+Examples:
+  journalctl -f -o json | tipple append log:./journal
+  tipple cat /backup/orders | tipple append log:./orders --format ndjson
+Then:
+  tipple cat log:./journal --limit 10
+  tipple dump log:./journal /backup/journal";
 
 pub(crate) const DOCTOR: &str = "\
 Reaches a store or a source and says what it can do: whether a store refuses to overwrite, whether it is durable, and its free room; \

@@ -24,11 +24,12 @@ use tipple_memcached::{
     TlsOptions,
 };
 use tipple_store::{StoreOptions, StoreUrl};
+use tipple_stream::{Events, StreamOptions};
 
 use crate::cli::{
     BufferFlags, ConnectionFlags, FenceFlags, FilterFlags, FromQueueFlags, JobFlags, KeyFlags,
     LinesSinkFlags, LinesSourceFlags, ListingFlags, Mode, NoticeFormat, NotifyFlags, PartFlags,
-    Policy, ShapeFlags, SpoolFlags, StoringFlags, ThreadFlags, UploadFlags,
+    Policy, ShapeFlags, SpoolFlags, StoringFlags, StreamFlags, ThreadFlags, UploadFlags,
 };
 use crate::endpoint::{SinkUrl, SourceUrl};
 use crate::error::{CliError, Kind};
@@ -117,7 +118,7 @@ pub(crate) fn upload_options(flags: &UploadFlags) -> Result<StoreOptions, CliErr
 }
 
 /// The contents that this program knows.
-pub(crate) const CONTENTS: &[&dyn Content] = &[&ItemsContent, &Lines];
+pub(crate) const CONTENTS: &[&dyn Content] = &[&ItemsContent, &Lines, &Events];
 
 /// How keys are listed, as it is typed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +150,7 @@ pub(crate) struct Typed<'a> {
     pub(crate) matches: &'a ArgMatches,
 }
 
+pub(crate) const STREAM_FLAGS: &[&str] = &["from", "to"];
 const LISTING_FLAGS: &[&str] = &["listing", "key_file_size", "key_space"];
 const FILTER_FLAGS: &[&str] = &[
     "key_prefix",
@@ -203,9 +205,13 @@ impl Typed<'_> {
             );
             self.refuse(LISTING_FLAGS, &why)?;
         }
-        if !matches!(source, SourceUrl::Lines(_)) {
-            let why = format!("is for lines: files, and the source is {source}");
+        if !matches!(source, SourceUrl::Lines(_) | SourceUrl::Stream(_)) {
+            let why = format!("is for lines: files and streams, and the source is {source}");
             self.refuse(&["part_size"], &why)?;
+        }
+        if !matches!(source, SourceUrl::Stream(_)) {
+            let why = format!("is for streams, and the source is {source}");
+            self.refuse(STREAM_FLAGS, &why)?;
         }
         Ok(())
     }
@@ -268,10 +274,16 @@ impl MemcachedFlags<'_> {
 pub(crate) fn source(
     url: &SourceUrl,
     lines: &LinesSourceFlags,
+    stream: &StreamFlags,
     listing: &ListingFlags,
     memcached: &MemcachedFlags<'_>,
 ) -> Result<Box<dyn Source>, CliError> {
     Ok(match url {
+        SourceUrl::Stream(url) => url.source(StreamOptions {
+            from: stream.from,
+            to: stream.to,
+            part_bytes: lines.part_size.0,
+        })?,
         SourceUrl::Memcached(url) => Box::new(MemcachedSource::new(
             url.clone(),
             connection(memcached.connection)?,
@@ -312,6 +324,7 @@ pub(crate) fn sink(
     filtering: bool,
 ) -> Result<Box<dyn Sink>, CliError> {
     Ok(match url {
+        SinkUrl::Stream(url) => url.sink()?,
         SinkUrl::Memcached(url) => {
             let filter = if filtering {
                 Filter::new(memcached.filter_options())?

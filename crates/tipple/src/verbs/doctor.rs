@@ -9,6 +9,7 @@ use tipple_memcached::{CachemoverSource, MemcachedUrl, Verdict};
 use tipple_store::{
     Access, ConfirmedBy, PutIfAbsent, StoreErrorKind, StoreOptions, StoreUrl, open_store,
 };
+use tipple_stream::StreamOptions;
 
 use crate::cli::DoctorArgs;
 use crate::endpoint::{SourceUrl, store_url};
@@ -154,6 +155,7 @@ fn store(url: &StoreUrl, answer: &mut Answer) -> Result<(Value, u8), CliError> {
 fn source(url: &SourceUrl, answer: &mut Answer) -> Result<Value, CliError> {
     let estimate = match url {
         SourceUrl::Lines(path) => LinesSource::file(path, LinesOptions::default())?.check()?,
+        SourceUrl::Stream(url) => url.source(StreamOptions::default())?.check()?,
         SourceUrl::Cachemover(path) => CachemoverSource::open_partial(path)?.check()?,
         SourceUrl::Memcached(_) | SourceUrl::Stdin => {
             return Err(CliError::usage(
@@ -166,10 +168,14 @@ fn source(url: &SourceUrl, answer: &mut Answer) -> Result<Value, CliError> {
         .row("is", url.kind())
         .row("size", bytes(estimate.bytes))
         .row("parts", count(estimate.parts));
+    if estimate.records > 0 {
+        answer.row("records", count(estimate.records));
+    }
     Ok(json!({
         "source": url.to_string(),
         "kind": url.kind(),
         "raw_bytes": estimate.bytes,
+        "records": estimate.records,
         "parts": estimate.parts,
     }))
 }

@@ -1,5 +1,6 @@
 //! The verbs: each from its flags to an exit code.
 
+mod append;
 mod cachemover;
 mod cat;
 mod copy;
@@ -34,6 +35,7 @@ pub(crate) fn output(verb: &Verb) -> Result<Arc<Output>, CliError> {
         Verb::Verify(args) => Output::new(&args.output, Some(&args.watch)),
         Verb::List(args) => Output::new(&args.output, None),
         Verb::Prune(args) => Output::new(&args.output, None),
+        Verb::Append(args) => Output::new(&args.output, None),
         Verb::Keygen(args) => Output::new(&args.output, None),
         Verb::Supervise(args) => Output::new(&args.output, Some(&args.watch)),
         Verb::Doctor(args) => Output::new(&args.output, None),
@@ -54,6 +56,7 @@ pub(crate) fn run(verb: &Verb, matches: &ArgMatches, output: &Arc<Output>) -> u8
         Verb::List(args) => list::run(args, &typed, output),
         Verb::Cat(args) => cat::run(args, &typed, output),
         Verb::Prune(args) => prune::run(args, &typed, output),
+        Verb::Append(args) => append::run(args, output),
         Verb::Keygen(args) => keygen::run(args, output),
         Verb::Supervise(args) => supervise::run(args, &typed, output),
         Verb::Doctor(args) => doctor::run(args, &typed, output),

@@ -1,0 +1,72 @@
+//! Streams as people name them.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use tipple_flow::{Failure, Party, Sink, Source};
+
+use crate::log::Log;
+use crate::options::StreamOptions;
+use crate::sink::StreamSink;
+use crate::source::StreamSource;
+
+/// Which stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StreamUrl {
+    /// `log:PATH`: the embedded log in a folder.
+    Log(PathBuf),
+}
+
+impl StreamUrl {
+    /// What they begin with, before the colon.
+    pub const SCHEMES: &[&str] = &["log"];
+
+    /// Reads what begins with one of [`StreamUrl::SCHEMES`] and a colon; `None` if it begins with something else.
+    ///
+    /// # Errors
+    /// [`Failure`]: it names no stream.
+    pub fn parse(text: &OsStr) -> Option<Result<Self, Failure>> {
+        let bytes = text.as_bytes();
+        let colon = bytes.iter().position(|byte| *byte == b':')?;
+        let (scheme, rest) = (&bytes[..colon], &bytes[colon + 1..]);
+        Some(match scheme.to_ascii_lowercase().as_slice() {
+            b"log" if rest.is_empty() => Err(Failure::new(
+                Party::Usage,
+                "log: names no folder: give log:FOLDER, such as log:./orders",
+            )),
+            b"log" => Ok(Self::Log(PathBuf::from(OsStr::from_bytes(rest)))),
+            _ => return None,
+        })
+    }
+
+    /// The stream as a source.
+    ///
+    /// # Errors
+    /// [`Failure`]: an option out of range.
+    pub fn source(&self, options: StreamOptions) -> Result<Box<dyn Source>, Failure> {
+        Ok(match self {
+            Self::Log(path) => Box::new(StreamSource::new(Log::at(path), options)?),
+        })
+    }
+
+    /// The stream as a sink.
+    ///
+    /// # Errors
+    /// [`Failure`]: it cannot be written to.
+    pub fn sink(&self) -> Result<Box<dyn Sink>, Failure> {
+        Ok(match self {
+            Self::Log(path) => Box::new(StreamSink::new(Log::at(path))),
+        })
+    }
+}
+
+/// Without any password.
+impl fmt::Display for StreamUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Log(path) => write!(f, "log:{}", path.display()),
+        }
+    }
+}

@@ -21,22 +21,36 @@ pub(super) fn database(folder: &Path) -> PathBuf {
 /// Opens a log that is there, to be read.
 pub(super) fn open(folder: &Path) -> Result<Connection, Failure> {
     let path = database(folder);
-    if !path.is_file() {
-        return Err(Failure::new(
+    let missing = || {
+        Failure::new(
             Party::Source,
             format!(
                 "there is no log in {}: make one with `tipple append log:{0}`",
                 folder.display()
             ),
-        ));
+        )
+    };
+    if !path.is_file() {
+        return Err(missing());
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(&path, flags).map_err(failed(folder, "open"))?;
     connection
         .busy_timeout(BUSY)
         .map_err(failed(folder, "open"))?;
+    // Its writer was killed while it made it, or is about to.
+    if is_empty(&connection).map_err(failed(folder, "open"))? {
+        return Err(missing());
+    }
     check_format(&connection, folder)?;
     Ok(connection)
+}
+
+/// Whether nobody has made anything in it, we neither.
+fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| {
+        row.get(0)
+    })
 }
 
 /// A checkpoint of the writer's is short.
@@ -45,22 +59,28 @@ const BUSY: std::time::Duration = std::time::Duration::from_secs(30);
 /// Opens a log to be written, or makes it.
 pub(super) fn create(folder: &Path) -> Result<Connection, Failure> {
     let connection = Connection::open(database(folder)).map_err(failed(folder, "open"))?;
-    let prepare = || {
+    let look = || {
         connection.busy_timeout(BUSY)?;
+        is_empty(&connection)
+    };
+    let is_new = look().map_err(failed(folder, "open"))?;
+    if !is_new {
+        check_format(&connection, folder)?;
+    }
+    let prepare = || {
         connection.pragma_update(None, "page_size", 32768)?;
         connection.pragma_update(None, "journal_mode", "wal")?;
         // A commit is on the disk when it returns.
-        connection.pragma_update(None, "synchronous", "full")?;
-        connection.query_row("PRAGMA application_id", [], |row| row.get(0))
+        connection.pragma_update(None, "synchronous", "full")
     };
-    let id: i64 = prepare().map_err(failed(folder, "open"))?;
-    if id == 0 {
+    prepare().map_err(failed(folder, "open"))?;
+    if is_new {
         // All of it or nothing.
         let sql = format!(
             "BEGIN IMMEDIATE;
-             CREATE TABLE IF NOT EXISTS life (id TEXT NOT NULL);
-             INSERT INTO life SELECT lower(hex(randomblob(16))) WHERE NOT EXISTS (SELECT 1 FROM life);
-             CREATE TABLE IF NOT EXISTS blocks (
+             CREATE TABLE life (id TEXT NOT NULL);
+             INSERT INTO life VALUES (lower(hex(randomblob(16))));
+             CREATE TABLE blocks (
                  first INTEGER PRIMARY KEY,
                  last INTEGER NOT NULL,
                  time_max INTEGER,
@@ -80,7 +100,6 @@ pub(super) fn create(folder: &Path) -> Result<Connection, Failure> {
             .execute_batch(&sql)
             .map_err(failed(folder, "make"))?;
     }
-    check_format(&connection, folder)?;
     Ok(connection)
 }
 

@@ -1,1 +1,3 @@
 //! Streams as their users see them.
+
+mod log;

@@ -22,6 +22,7 @@ mod pages;
 mod random_kills;
 mod sealed;
 mod signals;
+mod streams;
 mod supervise;
 mod support;
 mod tour;

@@ -1,0 +1,320 @@
+//! Streams: the embedded log, from end to end.
+
+use std::io::Write;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use insta::assert_snapshot;
+use serde_json::json;
+
+use crate::support::Place;
+
+#[test]
+fn lines_become_events_and_come_back() {
+    let place = Place::new();
+    let appended = place
+        .pipe(&["append", "log:orders"], b"one\n\nthree \xff\nunended")
+        .ok();
+    assert_snapshot!(appended.stderr, @"
+    appended 4 events to log:orders
+    next: tipple dump log:orders STORE
+    ");
+    let shown = place.run(&["cat", "log:orders"]).ok().json();
+    let payloads: Vec<_> = shown.iter().map(|event| event["payload"].clone()).collect();
+    assert_eq!(
+        payloads,
+        [
+            json!("one"),
+            json!(""),
+            json!({"base64": "dGhyZWUg/w=="}),
+            json!("unended")
+        ]
+    );
+    assert_eq!(shown[3]["position"], 4);
+    let raw = place
+        .command(&["cat", "log:orders", "--raw", "--from", "2", "--to", "4"])
+        .output()
+        .unwrap();
+    assert_eq!(raw.stdout, b"\nthree \xff\n");
+
+    let dumped = place
+        .run(&["dump", "log:orders", "d", "--json"])
+        .ok()
+        .report();
+    assert_eq!(dumped["records"], 4);
+    place.run(&["verify", "d"]).ok();
+    assert_eq!(place.run(&["cat", "d"]).ok().json(), shown);
+    let loaded = place
+        .run(&["load", "d", "log:copy", "--json"])
+        .ok()
+        .report();
+    assert_eq!(loaded["sink"], json!({"appended": 4, "there_before": 0}));
+    assert_eq!(place.run(&["cat", "log:copy"]).ok().json(), shown);
+    // Once more: nothing is there twice.
+    let loaded = place
+        .run(&["load", "d", "log:copy", "--json"])
+        .ok()
+        .report();
+    assert_eq!(loaded["sink"], json!({"appended": 0, "there_before": 4}));
+    assert_eq!(place.run(&["cat", "log:copy"]).ok().json(), shown);
+    place.run(&["copy", "log:orders", "log:copied"]).ok();
+    assert_eq!(place.run(&["cat", "log:copied"]).ok().json(), shown);
+}
+
+#[test]
+fn ndjson_says_all_of_an_event_and_what_is_none_is_counted() {
+    let place = Place::new();
+    let input = r#"{"key":"a","headers":[["x",null],["x","1"],[{"base64":"/w=="},""]],"payload":{"base64":"/w=="},"time":"1969-12-31T23:59:59.5Z","position":9}
+{"payload":null,"time":null}
+{"paylod":"mistyped"}
+not json
+{}
+"#;
+    let appended = place.pipe(
+        &["append", "log:l", "--format", "ndjson", "--json"],
+        input.as_bytes(),
+    );
+    assert_eq!(appended.exit, Some(3));
+    let report = appended.report();
+    assert_eq!(report["records"], 3);
+    assert_eq!(
+        report["lost"],
+        json!({"outcomes": {}, "losses": {"no event": 2}})
+    );
+    assert!(
+        appended
+            .stderr
+            .contains("line 3 is not appended: there is no field \"paylod\""),
+        "{}",
+        appended.stderr
+    );
+    let shown = place.run(&["cat", "log:l"]).ok();
+    let mut lines = shown.stdout.lines();
+    assert_eq!(
+        lines.next(),
+        Some(
+            r#"{"position":1,"time":"1969-12-31T23:59:59.5Z","key":"a","headers":[["x",null],["x","1"],[{"base64":"/w=="},""]],"payload":{"base64":"/w=="}}"#
+        )
+    );
+    assert_eq!(
+        lines.next(),
+        Some(r#"{"position":2,"time":null,"key":null,"headers":[],"payload":null}"#)
+    );
+    // What cat prints can be appended elsewhere.
+    place
+        .pipe(
+            &["append", "log:again", "--format", "ndjson"],
+            shown.stdout.as_bytes(),
+        )
+        .ok();
+    assert_eq!(place.run(&["cat", "log:again"]).ok().stdout, shown.stdout);
+}
+
+#[test]
+fn a_stream_with_other_events_is_refused() {
+    let place = Place::new();
+    place.pipe(&["append", "log:a"], b"1\n2\n3\n").ok();
+    place.run(&["dump", "log:a", "d"]).ok();
+    // Longer than the dump, of the same length with another event, shorter with another event.
+    for (name, there) in [
+        ("longer", "1\n2\n3\n4\n"),
+        ("other", "1\n2\nx\n"),
+        ("shorter", "y\n"),
+    ] {
+        let log = format!("log:{name}");
+        place.pipe(&["append", &log], there.as_bytes()).ok();
+        let before = place.run(&["cat", &log]).ok().stdout;
+        let refused = place.run(&["load", "d", &log]);
+        assert_eq!(refused.exit, Some(10), "{}", refused.stderr);
+        assert!(
+            refused.stderr.contains("load into an empty stream"),
+            "{}",
+            refused.stderr
+        );
+        assert_eq!(place.run(&["cat", &log]).ok().stdout, before);
+    }
+}
+
+#[test]
+fn ranges_of_a_stream() {
+    let place = Place::new();
+    let lines: String = (1..=1000).map(|n| format!("{n}\n")).collect();
+    place.pipe(&["append", "log:a"], lines.as_bytes()).ok();
+    let payloads = |args: &[&str]| -> Vec<String> {
+        let shown = place.run(args).ok().json();
+        shown
+            .iter()
+            .map(|event| event["payload"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    for (name, range, expected) in [
+        ("from", vec!["--from", "998"], 998..=1000),
+        ("to", vec!["--to", "3"], 1..=2),
+        ("both", vec!["--from", "10", "--to", "20"], 10..=19),
+        (
+            "time",
+            vec!["--from", "1970-01-01T00:00:00Z", "--to", "2"],
+            1..=1,
+        ),
+    ] {
+        let dump = [&["dump", "log:a", name, "--part-size", "64KiB"], &range[..]].concat();
+        place.run(&dump).ok();
+        let expected: Vec<_> = expected.map(|n| n.to_string()).collect();
+        assert_eq!(payloads(&["cat", name]), expected, "{name}");
+        assert_eq!(
+            payloads(&[&["cat", "log:a"], &range[..]].concat()),
+            expected,
+            "{name}"
+        );
+    }
+    let empty = place
+        .run(&[
+            "dump", "log:a", "none", "--from", "5", "--to", "5", "--json",
+        ])
+        .ok();
+    assert_eq!(empty.report()["records"], 0);
+    // The range is part of what a dump is.
+    place
+        .run(&[
+            "dump",
+            "log:a",
+            "held",
+            "--from",
+            "7",
+            "--rate",
+            "1/s",
+            "--dry-run",
+        ])
+        .ok();
+    for (args, words) in [
+        (
+            &["dump", "log:a", "x", "--from", "yesterday"][..],
+            "neither a position",
+        ),
+        (&["dump", "log:", "x"], "log: names no folder"),
+        (&["dump", "log:nowhere", "x"], "there is no log in nowhere"),
+        (&["append", "lines:x"], "is no log"),
+        (&["cat", "log:a", "--parts", "0..1"], "is for dumps"),
+        (&["cat", "from", "--from", "1"], "is for streams"),
+        (
+            &["dump", "log:a", "x", "--part-size", "1KiB"],
+            "give at least 65536",
+        ),
+        (
+            &["load", "from", "log:b", "--state", "s"],
+            "leave out --state",
+        ),
+    ] {
+        let refused = place.run(args);
+        assert!(
+            refused.stderr.contains(words),
+            "{args:?}: {}",
+            refused.stderr
+        );
+        assert!(
+            matches!(refused.exit, Some(2 | 10)),
+            "{args:?}: {:?}",
+            refused.exit
+        );
+    }
+}
+
+/// Whatever was appended when the writer was killed is a beginning of what it was given; nothing is torn, and the next
+/// writer goes on behind it.
+#[test]
+fn a_killed_writer_leaves_whole_events() {
+    let place = Place::new();
+    let mut held = 0;
+    for round in 0..10_u32 {
+        let mut child = place
+            .command(&["append", "log:l"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let feeding = std::thread::spawn(move || {
+            // Until the pipe breaks.
+            let line = |n: u64| format!("{n:0100}\n").repeat(100);
+            (0..)
+                .take_while(|n| stdin.write_all(line(*n).as_bytes()).is_ok())
+                .count()
+        });
+        let database = place
+            .path("log:l".strip_prefix("log:").unwrap())
+            .join("log.sqlite-wal");
+        let since = Instant::now();
+        let size = |path: &std::path::Path| path.metadata().map_or(0, |meta| meta.len());
+        // Killed after it has written, a little later each time.
+        while size(&database) == 0 || since.elapsed() < Duration::from_millis(u64::from(round) * 20)
+        {
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        feeding.join().unwrap();
+        let shown = place.run(&["cat", "log:l", "--raw"]);
+        if held == 0 && shown.stderr.contains("there is no log") {
+            // Killed while it made it.
+            continue;
+        }
+        let shown = shown.ok().stdout;
+        let lines: Vec<u64> = shown.lines().map(|line| line.parse().unwrap()).collect();
+        let new = &lines[held..];
+        assert!(
+            new.iter().enumerate().all(|(at, n)| *n == at as u64 / 100),
+            "round {round}"
+        );
+        assert!(shown.lines().all(|line| line.len() == 100));
+        held = lines.len();
+    }
+    assert!(held > 0);
+}
+
+/// A load into a stream is killed again and again: every event is there once.
+#[test]
+fn a_killed_load_goes_on_where_the_stream_ends() {
+    let place = Place::new();
+    let lines: String = (1..=60_000).map(|n| format!("{n:0200}\n")).collect();
+    place.pipe(&["append", "log:a"], lines.as_bytes()).ok();
+    place
+        .run(&["dump", "log:a", "d", "--part-size", "1MiB"])
+        .ok();
+    let mut kills = 0;
+    for round in 0..200_u64 {
+        let mut child = place
+            .command(&["load", "d", "log:b", "-q"])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let since = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break Some(status);
+            }
+            if since.elapsed() > Duration::from_millis(5 + round * 3) {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                break None;
+            }
+            std::thread::yield_now();
+        };
+        match status {
+            Some(status) => {
+                assert!(status.success(), "{status}");
+                break;
+            }
+            None => kills += 1,
+        }
+    }
+    assert!(kills > 2, "{kills} kills");
+    let raw = place.run(&["cat", "log:b", "--raw"]).ok().stdout;
+    assert!(raw == lines, "{} of {} bytes", raw.len(), lines.len());
+    let positions = place.run(&["cat", "log:b"]).ok().json();
+    assert!(
+        positions
+            .iter()
+            .zip(1..)
+            .all(|(event, n)| event["position"] == n)
+    );
+}

@@ -118,6 +118,27 @@ impl Gate {
         Ok(())
     }
 
+    /// Waits for `duration`, or until the cancel.
+    ///
+    /// # Errors
+    /// [`Cancelled`] from the moment of the cancel on.
+    pub fn wait(&self, duration: Duration) -> Result<(), Cancelled> {
+        let until = Instant::now() + duration;
+        let mut inner = self.lock();
+        loop {
+            self.check()?;
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            inner = self
+                .changed
+                .wait_timeout(inner, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
     /// Nobody passes until [`Gate::resume`]. Idempotent.
     pub fn pause(&self) {
         let mut inner = self.lock();

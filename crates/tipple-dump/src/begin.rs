@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::ops::ControlFlow;
 
+use tipple_chunk::Sha256Digest;
 use tipple_flow::Source;
 use tipple_store::Store;
 
@@ -12,7 +13,7 @@ use crate::error::DumpError;
 use crate::failpoint::failpoint;
 use crate::job::{Event, Job};
 use crate::layout::{
-    self, ContentVersion, FORMAT_MAJOR, FORMAT_MINOR, Format, Head, PartRecord, Sealed,
+    self, ContentVersion, FORMAT_MAJOR, FORMAT_MINOR, Format, Head, PartRecord, Sealed, SealedPart,
 };
 use crate::open_dump::check_record;
 use crate::options::DumpOptions;
@@ -215,6 +216,11 @@ fn check_head(
             found.name, found.version, wanted.0, wanted.1
         )));
     }
+    if source.follows() && !head.follows {
+        return Err(DumpError::Usage(format!(
+            "{url} was begun without --follow, and is finished without it: leave it out, or choose another folder"
+        )));
+    }
     let wanted = options.shaping();
     if head.shaping != wanted {
         return Err(DumpError::Usage(format!(
@@ -249,6 +255,7 @@ fn new_head(
             version,
         },
         shaping: options.shaping(),
+        follows: source.follows(),
         seal,
     };
     Ok((head, sealing))
@@ -266,10 +273,11 @@ pub(crate) fn sealed_plan(
     job: &Job,
     source: &dyn Source,
     stores: &Stores<'_>,
+    head: &Head,
     sealing: Option<&Sealing>,
 ) -> Result<Option<SealedPlan>, DumpError> {
     for (number, store) in stores.living() {
-        match sealed_plan_in(job, source, store, sealing) {
+        match sealed_plan_in(job, source, store, head.growing_plan(), sealing) {
             Ok(Some((id, sealed))) => {
                 return Ok(Some(SealedPlan {
                     id,
@@ -284,10 +292,89 @@ pub(crate) fn sealed_plan(
     Ok(None)
 }
 
+/// What has been planned of a dump that follows its source, and the store that knows most of it. Not for a plan that
+/// was sealed.
+pub(crate) fn growing_plan(
+    head: &Head,
+    stores: &Stores<'_>,
+) -> Result<Option<SealedPlan>, DumpError> {
+    let Some(plan) = head.growing_plan() else {
+        return Ok(None);
+    };
+    let mut most: Option<SealedPlan> = None;
+    for (number, store) in stores.living() {
+        match growing_plan_in(store, plan) {
+            Ok(parts) => {
+                if most
+                    .as_ref()
+                    .is_none_or(|most| most.sealed.parts.len() < parts.len())
+                {
+                    most = Some(SealedPlan {
+                        id: plan.to_owned(),
+                        sealed: Sealed {
+                            format: Format::CURRENT,
+                            parts,
+                            planned: tipple_flow::Planned::default(),
+                        },
+                        store: number,
+                    });
+                }
+            }
+            Err(error) => stores.failed(number, error)?,
+        }
+    }
+    Ok(most)
+}
+
+fn growing_plan_in(store: &dyn Store, plan: &str) -> Result<Vec<SealedPart>, DumpError> {
+    let mut objects = BTreeMap::new();
+    store.list(&format!("plan/{plan}/"), &mut |entry| {
+        objects.insert(entry.name.clone(), entry.bytes);
+        ControlFlow::Continue(())
+    })?;
+    let mut parts = Vec::with_capacity(objects.len());
+    let damaged = |object: &dyn Display, reason: &str| DumpError::Damaged {
+        store: store.url().to_owned(),
+        object: object.to_string(),
+        reason: format!("{reason}; restore it, or dump again into another folder"),
+    };
+    let names: Vec<_> = objects.into_keys().collect();
+    layout::each_json_bytes(store, &names, |object, bytes| {
+        let Some((number, name, extension)) = layout::part_of_plan_object(plan, object) else {
+            return Err(damaged(object, "is no part of this plan"));
+        };
+        // Eight digits sort; more of them sort elsewhere, and are put in order below.
+        parts.push((
+            number,
+            SealedPart {
+                name,
+                extension: extension.to_owned(),
+                records: None,
+                bytes_estimate: 0,
+                sha256: Sha256Digest::of(&bytes?),
+            },
+        ));
+        Ok(())
+    })?;
+    parts.sort_by_key(|(number, _)| *number);
+    // Each was put only after the one before.
+    if let Some((place, _)) = (0..)
+        .zip(&parts)
+        .find(|(place, (number, _))| place != number)
+    {
+        return Err(damaged(
+            &layout::part_name(plan, place),
+            "is missing from the plan",
+        ));
+    }
+    Ok(parts.into_iter().map(|(_, part)| part).collect())
+}
+
 fn sealed_plan_in(
     job: &Job,
     source: &dyn Source,
     store: &dyn Store,
+    growing: Option<&str>,
     sealing: Option<&Sealing>,
 ) -> Result<Option<(String, Sealed)>, DumpError> {
     let mut plans = BTreeSet::new();
@@ -315,7 +402,8 @@ fn sealed_plan_in(
         ));
     }
     for id in plans {
-        if !layout::exists(store, &layout::planned_object(&id))? {
+        // One that grows goes on.
+        if growing != Some(&*id) && !layout::exists(store, &layout::planned_object(&id))? {
             warn(format!(
                 "plan {id} was broken off before it was whole: planning again"
             ));

@@ -18,7 +18,7 @@ use crate::job::{Event, Job, Phase, Report, bump};
 use crate::layout::{self, SealedPart};
 use crate::ledger::Ledger;
 use crate::options::check_workers;
-use crate::planning::Planning;
+use crate::planning::{Begun, Planning};
 use crate::stores::Stores;
 
 /// How records are copied.
@@ -154,7 +154,14 @@ impl Copying<'_> {
         let scratch_dir = (self.plans.get(0).staging_dir()).expect("a local folder");
         let ready = Ledger::new([]);
         let plan = layout::random_hex(8);
-        let planning = Planning::new(self.job, plan, scratch_dir, None, &ready, false);
+        let planning = Planning::new(
+            self.job,
+            Begun::empty(plan),
+            scratch_dir,
+            None,
+            &ready,
+            false,
+        );
         let _planner = self.memory.try_acquire(self.source.planner_bytes())?;
         let other_bytes = self.source.reader_bytes() + self.sink.writer_bytes();
         let lanes = (0..self.options.workers(self.sink))

@@ -22,7 +22,7 @@ use crate::ledger::Ledger;
 use crate::notify::{self, Notifier};
 use crate::open_dump::OpenDump;
 use crate::options::DumpOptions;
-use crate::planning::{self, PlanSeal, Planning};
+use crate::planning::{self, Begun, PlanSeal, Planning};
 use crate::replicate::Replicator;
 use crate::sealer::Sealer;
 use crate::sealing::Sealing;
@@ -86,11 +86,14 @@ pub fn dump(
     }
     let resumed = match is_fresh {
         true => None,
-        false => begin::sealed_plan(job, source, stores, sealing)?,
+        false => begin::sealed_plan(job, source, stores, &head, sealing)?,
     };
     let plan = match resumed {
         Some(plan) => Plan::resumed(&replicator, &head, plan)?,
-        None => Plan::fresh(),
+        None => match begin::growing_plan(&head, stores)? {
+            Some(plan) => Plan::growing(&replicator, &head, plan)?,
+            None => Plan::fresh(),
+        },
     };
     if let (Some(notifier), false) = (&mut notifier, plan.committed.is_empty()) {
         notifier.resume(&plan.id)?;
@@ -276,10 +279,12 @@ pub(crate) fn memory_budget(
     Ok(memory)
 }
 
-/// A plan: a fresh one, or a sealed one with what every store has of it.
+/// A plan: a fresh one, or a sealed or growing one with what every store has of it.
 struct Plan {
     id: String,
     sealed: Option<Sealed>,
+    /// The parts so far of one that grows.
+    grown: Vec<SealedPart>,
     committed: Vec<PartRecord>,
 }
 
@@ -288,8 +293,22 @@ impl Plan {
         Self {
             id: layout::random_hex(8),
             sealed: None,
+            grown: Vec::new(),
             committed: Vec::new(),
         }
+    }
+
+    fn growing(
+        replicator: &Replicator<'_>,
+        head: &Head,
+        plan: SealedPlan,
+    ) -> Result<Self, DumpError> {
+        Ok(Self {
+            committed: replicator.plan(head, &plan)?,
+            id: plan.id,
+            sealed: None,
+            grown: plan.sealed.parts,
+        })
     }
 
     fn resumed(
@@ -301,6 +320,7 @@ impl Plan {
             committed: replicator.plan(head, &plan)?,
             id: plan.id,
             sealed: Some(plan.sealed),
+            grown: Vec::new(),
         })
     }
 }
@@ -331,7 +351,10 @@ fn tell_start(job: &Job, plan: &Plan, estimate: &Estimate, threads: usize) {
                 sum(|part| part.bytes_estimate),
             );
         }
-        None => progress.expect(estimate),
+        None => {
+            progress.expect(estimate);
+            bump(&progress.parts_total, plan.grown.len() as u64);
+        }
     }
     job.tell(&Event::Start {
         verb: "dump",
@@ -417,6 +440,7 @@ impl Run<'_> {
                 .sealed
                 .iter()
                 .flat_map(|sealed| &sealed.parts)
+                .chain(&self.plan.grown)
                 .filter(|part| !committed.contains(&part.name))
                 .cloned(),
         );
@@ -438,19 +462,22 @@ impl Run<'_> {
                 scratch: Scratch::random().map_err(DumpError::chunk("--encrypt-key"))?,
             }),
         };
+        let plans = Plans {
+            stores: self.stores,
+            sealing: self.sealing,
+        };
         let planning = Planning::new(
             self.job,
-            self.plan.id.clone(),
+            Begun {
+                plan: self.plan.id.clone(),
+                parts: self.plan.grown.clone(),
+                last: plans.body(self.plan.grown.last())?,
+            },
             self.spool.scratch_dir(),
             seal,
             &ready,
             true,
         );
-
-        let plans = Plans {
-            stores: self.stores,
-            sealing: self.sealing,
-        };
         let (to_notifier, told) = match notifier {
             Some(notifier) => {
                 let (to_notifier, parts) = notify::to_notifier();

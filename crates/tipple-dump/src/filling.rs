@@ -1,6 +1,7 @@
 //! The filling side of a lane: lets the source write part after part, and sends what it wrote to the other side.
 
 use std::cell::RefCell;
+use std::io::Read;
 use std::sync::mpsc::SyncSender;
 
 use tipple_budget::{BufferPool, Cancelled, Gate};
@@ -26,12 +27,49 @@ pub(crate) enum Message<P> {
 /// How many messages wait for the other side. Blocks are bounded by the buffers; this is for what stands between them.
 pub(crate) const MESSAGES_MAX: usize = 4;
 
+/// More than any plan object of a plan that grows.
+const BODY_BYTES_MAX: u64 = 1 << 20;
+
 /// Where plan objects are.
 #[derive(Clone, Copy)]
 pub(crate) struct Plans<'a> {
     pub(crate) stores: &'a Stores<'a>,
     /// The key, if they are sealed.
     pub(crate) sealing: Option<&'a Sealing>,
+}
+
+impl Plans<'_> {
+    /// What the plan object of a part holds, if there is a part.
+    pub(crate) fn body(self, part: Option<&SealedPart>) -> Result<Option<Vec<u8>>, DumpError> {
+        let Some(part) = part else {
+            return Ok(None);
+        };
+        let mut bytes = Vec::new();
+        let object = part.object();
+        let mut body = self.open(part)?;
+        let read = Read::take(&mut body, BODY_BYTES_MAX).read_to_end(&mut bytes);
+        match read {
+            Ok(_) => Ok(Some(bytes)),
+            Err(error) => Err(DumpError::Damaged {
+                store: self.stores.living()[0].1.url().to_owned(),
+                object: object.to_string(),
+                reason: format!("{error}; restore it, or dump again into another folder"),
+            }),
+        }
+    }
+
+    fn open(self, part: &SealedPart) -> Result<Box<dyn tipple_flow::PlanRead>, DumpError> {
+        let name = part.object();
+        let object = self.stores.open(&name)?;
+        Ok(match self.sealing {
+            None => Box::new(object),
+            Some(sealing) => Box::new(
+                sealing
+                    .plan_reader(object, &part.name)
+                    .map_err(DumpError::chunk(&name))?,
+            ),
+        })
+    }
 }
 
 /// Lets `source` write part after part of `ledger`, until there are none left. `begin` makes of a part what the other
@@ -119,18 +157,7 @@ impl tipple_flow::Part for StoredPart<'_> {
         &self.planned.name
     }
     fn open(&self) -> Result<Box<dyn tipple_flow::PlanRead>, Stop> {
-        let name = self.planned.object();
-        let opened = self.plans.stores.open(&name).and_then(|object| {
-            Ok(match self.plans.sealing {
-                None => Box::new(object) as Box<dyn tipple_flow::PlanRead>,
-                Some(sealing) => Box::new(
-                    sealing
-                        .plan_reader(object, &self.planned.name)
-                        .map_err(DumpError::chunk(&name))?,
-                ),
-            })
-        });
-        match opened {
+        match self.plans.open(self.planned) {
             Ok(object) => Ok(object),
             Err(error) => {
                 *self.error.borrow_mut() = Some(error);

@@ -103,12 +103,22 @@ pub struct Head {
     pub content: ContentVersion,
     /// The options that shape the data.
     pub shaping: Shaping,
+    /// Its plan grows: parts that were planned count without PLANNED, which is written when the source is no longer
+    /// followed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub follows: bool,
     /// How the dump is sealed, if it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seal: Option<Seal>,
 }
 
 impl Head {
+    /// The plan of a dump that follows its source: the same for every run.
+    pub(crate) fn growing_plan(&self) -> Option<&str> {
+        // 16 hex digits were written; whoever wrote others has no such plan.
+        self.follows.then(|| self.dump.get(..8)).flatten()
+    }
+
     /// What the names of chunks end with.
     pub(crate) fn chunk_extension(&self) -> String {
         let sealed = self.seal.as_ref().map_or("", |_| SEALED);
@@ -387,6 +397,18 @@ pub(crate) fn part_name(plan: &str, number: u64) -> PartName {
     format!("{plan}-{number:08}")
         .parse()
         .expect("hex, a dash and digits")
+}
+
+/// The part of `plan` whose plan object `object` is, with its number and extension.
+pub(crate) fn part_of_plan_object<'a>(
+    plan: &str,
+    object: &'a ObjectName,
+) -> Option<(u64, PartName, &'a str)> {
+    let name = object.as_ref().strip_prefix("plan/")?.strip_prefix(plan)?;
+    let (name, extension) = name.strip_prefix('/')?.split_once('.')?;
+    let number = name.strip_prefix(plan)?.strip_prefix('-')?.parse().ok()?;
+    let part = part_name(plan, number);
+    (part.as_str() == name).then_some((number, part, extension))
 }
 
 /// The part whose record `object` is, if it is one.

@@ -24,6 +24,8 @@ pub(crate) struct Planning<'a> {
     ready: &'a Ledger<SealedPart>,
     unpublished: Ledger<(PartName, NewPart)>,
     numbering: Mutex<Numbering>,
+    /// What earlier runs have planned.
+    begun: Begun,
     /// Whether parts that were worked on can be taken back.
     revocable: bool,
 }
@@ -32,6 +34,25 @@ pub(crate) struct Planning<'a> {
 pub(crate) struct PlanSeal<'a> {
     pub(crate) sealing: &'a Sealing,
     pub(crate) scratch: Scratch,
+}
+
+/// A plan that is empty, or one that grows, as far as it has grown.
+pub(crate) struct Begun {
+    pub(crate) plan: String,
+    pub(crate) parts: Vec<SealedPart>,
+    /// The last plan object.
+    pub(crate) last: Option<Vec<u8>>,
+}
+
+impl Begun {
+    /// The beginning of a plan.
+    pub(crate) fn empty(plan: String) -> Self {
+        Self {
+            plan,
+            parts: Vec::new(),
+            last: None,
+        }
+    }
 }
 
 /// How the next part is called.
@@ -50,7 +71,7 @@ pub(crate) struct Whole {
 impl<'a> Planning<'a> {
     pub(crate) fn new(
         job: &'a Job,
-        plan: String,
+        begun: Begun,
         scratch_dir: &'a Path,
         seal: Option<PlanSeal<'a>>,
         ready: &'a Ledger<SealedPart>,
@@ -62,7 +83,11 @@ impl<'a> Planning<'a> {
             seal,
             ready,
             unpublished: Ledger::new([]),
-            numbering: Mutex::new(Numbering { plan, parts: 0 }),
+            numbering: Mutex::new(Numbering {
+                plan: begun.plan.clone(),
+                parts: begun.parts.len() as u64,
+            }),
+            begun,
             revocable,
         }
     }
@@ -102,7 +127,7 @@ impl<'a> Planning<'a> {
     }
 
     fn publish(&self, stores: &Stores<'_>) -> Result<Vec<SealedPart>, DumpError> {
-        let mut parts = Vec::new();
+        let mut parts = self.begun.parts.clone();
         while let Some((name, new)) = self.unpublished.take(self.job.gate())? {
             let mut extension = new.extension.to_owned();
             let new = match &self.seal {
@@ -193,6 +218,10 @@ impl Planner for ToPublisher<'_> {
         bump(&planning.job.progress().parts_total, 1);
         planning.unpublished.add((name, part));
         Ok(())
+    }
+
+    fn last(&mut self) -> Result<Option<Vec<u8>>, Stop> {
+        Ok(self.planning.begun.last.clone())
     }
 
     fn listed(&mut self, records: u64) {

@@ -98,7 +98,8 @@ impl Replicator<'_> {
             // The plan was read from there a moment ago, and no other store is known to have it.
             Err((_, error)) => return Err(error),
         };
-        all.remove(&planned);
+        // A plan that grows has none yet.
+        let is_sealed = all.remove(&planned);
         for (to, _) in self.stores.living() {
             if to == from {
                 continue;
@@ -116,9 +117,9 @@ impl Replicator<'_> {
                     .try_for_each(|part| part.check(to_store))
                     .map_err(|error| (to, error))?;
                 // Last: it says that all the others are there.
-                match there.contains(&planned) {
-                    true => Ok(()),
-                    false => self.object(from, to, &planned),
+                match is_sealed && !there.contains(&planned) {
+                    true => self.object(from, to, &planned),
+                    false => Ok(()),
                 }
             });
             if let Err((number, error)) = copied {

@@ -59,6 +59,15 @@ pub trait Planner {
     /// [`Stop`] when the job ended.
     fn add(&mut self, part: NewPart) -> Result<(), Stop>;
 
+    /// Of a source that [`follows`](Source::follows): the plan object that was added last, also by an earlier run; `None` if
+    /// there is none. The source goes on behind it.
+    ///
+    /// # Errors
+    /// [`Stop`] when the store fails; the pipeline reports why.
+    fn last(&mut self) -> Result<Option<Vec<u8>>, Stop> {
+        Ok(None)
+    }
+
     /// Tells how many records have been listed in all so far, for progress.
     fn listed(&mut self, records: u64);
 
@@ -86,6 +95,13 @@ pub trait Source: Send + Sync {
     /// Whether a killed job can go on where it was. If not (standard input), an unfinished dump starts over.
     fn resumable(&self) -> bool {
         true
+    }
+
+    /// Whether it is followed: its plan grows while it is worked on, and [`plan`](Source::plan) returns when it is
+    /// interrupted. An interrupted dump goes on behind the last planned part ([`Planner::last`]), followed or, to finish it,
+    /// not. Its plan objects must be small, and its parts never void: what they speak of does not change.
+    fn follows(&self) -> bool {
+        false
     }
 
     /// Memory that one reader holds at most, in bytes, outside of the leased buffers.

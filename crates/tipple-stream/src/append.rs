@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -15,8 +15,8 @@ use crate::log::LogWriter;
 
 /// Read at a time.
 const PIECE_BYTES: usize = 256 << 10;
-/// What was read is committed when nothing came for so long.
-const SILENCE: Duration = Duration::from_millis(50);
+/// What was read is on the disk so long after it came, about.
+const COMMIT_PACE: Duration = Duration::from_millis(50);
 /// Bytes at most between two commits.
 const BYTES_OF_A_COMMIT: usize = 16 << 20;
 
@@ -44,8 +44,8 @@ pub struct Appended {
 static TOO_LARGE: Cause = Cause::loss("too large");
 static NO_EVENT: Cause = Cause::loss("no event");
 
-/// Appends every line of `input` to `log`, in their order. What has come is made durable when nothing more comes for a
-/// moment, and at least every 16 MiB. `told` gets the first line that is no event, and why.
+/// Appends every line of `input` to `log`, in their order. What has come is durable a moment later, and at least every
+/// 16 MiB. `told` gets the first line that is no event, and why.
 ///
 /// # Errors
 /// [`Stop::Failed`]: the log cannot be written, or the input not be read; [`Stop::Cancelled`]. What was committed stays,
@@ -84,6 +84,7 @@ pub fn append(
         pending: Appended::default(),
         appended,
         lines: 0,
+        committed: Instant::now(),
         told,
     };
     appending.all(&pieces, gate)
@@ -96,6 +97,8 @@ struct Appending<'a> {
     pending: Appended,
     appended: &'a mut Appended,
     lines: u64,
+    /// When that was last done.
+    committed: Instant,
     told: &'a mut dyn FnMut(u64, &str),
 }
 
@@ -113,7 +116,7 @@ impl Appending<'_> {
                 self.commit()?;
                 return Err(cancelled.into());
             }
-            let piece = match pieces.recv_timeout(SILENCE) {
+            let piece = match pieces.recv_timeout(COMMIT_PACE) {
                 Ok(piece) => piece.map_err(|error| {
                     Failure::new(
                         Party::Source,
@@ -155,6 +158,7 @@ impl Appending<'_> {
                 begun = Vec::new();
                 overlong = false;
             }
+            self.commit_if_due()?;
         }
     }
 
@@ -188,6 +192,14 @@ impl Appending<'_> {
         Ok(())
     }
 
+    /// Commits if the last time was a while ago: lines may come without a pause.
+    fn commit_if_due(&mut self) -> Result<(), Stop> {
+        match self.committed.elapsed() >= COMMIT_PACE {
+            true => self.commit(),
+            false => Ok(()),
+        }
+    }
+
     fn lost(&mut self, cause: &Cause, why: &str) {
         if self.appended.outcomes.lost() == 0 {
             (self.told)(self.lines, why);
@@ -197,6 +209,7 @@ impl Appending<'_> {
 
     fn commit(&mut self) -> Result<(), Stop> {
         self.log.commit()?;
+        self.committed = Instant::now();
         let pending = std::mem::take(&mut self.pending);
         self.appended.events += pending.events;
         self.appended.bytes += pending.bytes;

@@ -41,7 +41,7 @@ pub use append::{Appended, Text, append};
 pub use content::{Events, ReadableEvent};
 pub use event::{EVENT_BYTES_MAX, Event, EventRef, Header};
 pub use log::{Log, LogReader, LogWriter};
-pub use options::{Bound, StreamOptions};
+pub use options::{Bound, Follow, StreamOptions};
 pub use place::{Numbering, Place};
 pub use sink::{Appender, StreamSink, Tail, Target};
 pub use source::{Extent, RangeReader, Span, Stream, StreamSource};

@@ -1,6 +1,7 @@
 //! What of a stream is read.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tipple_flow::{Failure, Party};
@@ -52,6 +53,8 @@ pub struct StreamOptions {
     pub from: Option<Bound>,
     /// The first event not to read. Default: the end of the stream at the start of the dump.
     pub to: Option<Bound>,
+    /// Do not end at the end of the stream: wait for more.
+    pub follow: Option<Follow>,
     /// Raw bytes of a part, about, at least [`StreamOptions::PART_BYTES_MIN`]. Default 64 MiB.
     pub part_bytes: u64,
 }
@@ -61,7 +64,26 @@ impl Default for StreamOptions {
         Self {
             from: None,
             to: None,
+            follow: None,
             part_bytes: 64 << 20,
+        }
+    }
+}
+
+/// How a stream is followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Follow {
+    /// An event waits at most about so long, and then a part is made of what there is. Default 1 minute.
+    pub age: Duration,
+    /// The stream is looked at so often. Default 500 ms.
+    pub pace: Duration,
+}
+
+impl Default for Follow {
+    fn default() -> Self {
+        Self {
+            age: Duration::from_secs(60),
+            pace: Duration::from_millis(500),
         }
     }
 }

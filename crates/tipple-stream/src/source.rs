@@ -1,16 +1,17 @@
 //! A stream as a source: ranges as parts.
 
 use std::io::Read;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tipple_budget::Gate;
+use tipple_budget::{Gate, GateState};
 use tipple_flow::{
     Estimate, Failure, Identity, NewPart, Outcomes, Part, PartReader, Party, PlanBody, Planned,
     Planner, RecordWriter, Source, Stop,
 };
 
-use crate::options::StreamOptions;
+use crate::options::{Bound, StreamOptions};
 use crate::place::{Numbering, Place};
 
 /// What a stream holds at one moment.
@@ -106,21 +107,68 @@ impl<S: Stream> StreamSource<S> {
         Ok(Self { stream, options })
     }
 
-    /// Bytes and events of `span`, about.
-    fn share(extent: &Extent, span: Span) -> (u64, u64) {
-        let of = |span: Span| span.to.number() - span.from.number();
-        let all = of(Span {
-            from: extent.first,
-            to: extent.end,
-        });
-        let share = of(span) as f64 / all.max(1) as f64;
-        let part = |all: u64| (all as f64 * share).ceil() as u64;
-        (part(extent.bytes), part(extent.events))
+    fn made_anew(&self) -> Failure {
+        Failure::new(
+            Party::Source,
+            format!(
+                "the stream {} was made anew since the dump began: dump it into another place",
+                self.stream.url()
+            ),
+        )
     }
+}
 
-    fn parts(&self, bytes: u64, span: Span) -> u128 {
+/// Bytes and events of `span`, about.
+fn share(extent: &Extent, span: Span) -> (u64, u64) {
+    let of = |span: Span| span.to.number() - span.from.number();
+    let all = of(Span {
+        from: extent.first,
+        to: extent.end,
+    });
+    let share = of(span) as f64 / all.max(1) as f64;
+    let part = |all: u64| (all as f64 * share).ceil() as u64;
+    (part(extent.bytes), part(extent.events))
+}
+
+/// How many parts a range has.
+fn parts_of(bytes: u64, part_bytes: u64, span: Span) -> u128 {
+    let places = span.to.number() - span.from.number();
+    u128::from(bytes.div_ceil(part_bytes).max(1)).min(places)
+}
+
+/// Ranges on their way to the planner.
+struct Parts<'a> {
+    stream: &'a dyn Stream,
+    options: &'a StreamOptions,
+    planner: &'a mut dyn Planner,
+    gate: &'a Gate,
+}
+
+impl Parts<'_> {
+    /// Cuts `span` into parts.
+    fn add(&mut self, extent: &Extent, span: Span) -> Result<(), Stop> {
+        let (bytes, _) = share(extent, span);
+        let parts = parts_of(bytes, self.options.part_bytes, span);
         let places = span.to.number() - span.from.number();
-        u128::from(bytes.div_ceil(self.options.part_bytes).max(1)).min(places)
+        // Not one after the other times a step, so that the shares differ by one place at most.
+        let bound = |part: u128| {
+            let (step, rest) = (places / parts, places % parts);
+            Place::from_number(span.from.number() + step * part + rest.min(part))
+        };
+        for part in 0..parts {
+            self.gate.check()?;
+            let span = Span {
+                from: bound(part),
+                to: bound(part + 1),
+            };
+            self.planner.add(NewPart {
+                body: PlanBody::Bytes(span.to_json(self.stream.numbering(), &extent.life)),
+                extension: "json",
+                records: None,
+                bytes_estimate: bytes / parts as u64,
+            })?;
+        }
+        Ok(())
     }
 }
 
@@ -130,18 +178,34 @@ impl<S: Stream> StreamSource<S> {
 struct SpanText {
     from: String,
     to: String,
+    /// Of the stream.
+    life: Value,
 }
 
 impl Span {
     /// More than any span takes as JSON.
-    const JSON_BYTES_MAX: u64 = 256;
+    const JSON_BYTES_MAX: u64 = 64 << 10;
 
-    fn to_json(self, numbering: Numbering) -> Vec<u8> {
+    fn to_json(self, numbering: Numbering, life: &Value) -> Vec<u8> {
         let text = SpanText {
             from: self.from.text(numbering),
             to: self.to.text(numbering),
+            life: life.clone(),
         };
         serde_json::to_vec(&text).expect("strings into memory")
+    }
+
+    /// The range, and the life of the stream that it is of.
+    fn parse(json: &[u8]) -> Result<(Self, Value), String> {
+        let text: SpanText = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+        let span = Self {
+            from: text.from.parse()?,
+            to: text.to.parse()?,
+        };
+        match span.from < span.to {
+            true => Ok((span, text.life)),
+            false => Err(format!("it ends at {} before it begins", text.to)),
+        }
     }
 
     fn read(part: &dyn Part) -> Result<Self, Stop> {
@@ -159,15 +223,7 @@ impl Span {
             .take(Self::JSON_BYTES_MAX)
             .read_to_end(&mut json)
             .map_err(|error| refuse("it cannot be read".into()).because(error))?;
-        let text: SpanText =
-            serde_json::from_slice(&json).map_err(|error| refuse(error.to_string()))?;
-        let span = Self {
-            from: text.from.parse().map_err(refuse)?,
-            to: text.to.parse().map_err(refuse)?,
-        };
-        if span.from >= span.to {
-            return Err(refuse(format!("it ends at {} before it begins", text.to)).into());
-        }
+        let (span, _) = Self::parse(&json).map_err(refuse)?;
         Ok(span)
     }
 }
@@ -191,9 +247,9 @@ impl<S: Stream> Source for StreamSource<S> {
     fn check(&self) -> Result<Estimate, Stop> {
         let extent = self.stream.look()?;
         let span = self.options.span(&self.stream, &extent)?;
-        let (bytes, records) = Self::share(&extent, span);
+        let (bytes, records) = share(&extent, span);
         Ok(Estimate {
-            parts: self.parts(bytes, span) as u64,
+            parts: parts_of(bytes, self.options.part_bytes, span) as u64,
             records,
             bytes,
             plan_bytes_max: 0,
@@ -201,33 +257,74 @@ impl<S: Stream> Source for StreamSource<S> {
     }
 
     fn plan(&self, planner: &mut dyn Planner, gate: &Gate) -> Result<Planned, Stop> {
-        let extent = self.stream.look()?;
-        let span = self.options.span(&self.stream, &extent)?;
-        let (bytes, _) = Self::share(&extent, span);
-        let parts = self.parts(bytes, span);
-        let places = span.to.number() - span.from.number();
-        // Not one after the other times a step, so that the shares differ by one place at most.
-        let bound = |part: u128| {
-            let (step, rest) = (places / parts, places % parts);
-            Place::from_number(span.from.number() + step * part + rest.min(part))
+        let mut extent = self.stream.look()?;
+        let mut from = match planner.last()? {
+            None => self.options.span(&self.stream, &extent)?.from,
+            Some(last) => {
+                let (last, life) = Span::parse(&last).map_err(|why| {
+                    Failure::new(
+                        Party::Source,
+                        format!("what was planned last is no range of a stream: {why}; dump into another place"),
+                    )
+                })?;
+                if life != extent.life {
+                    return Err(self.made_anew().into());
+                }
+                last.to
+            }
         };
-        for part in 0..parts {
-            gate.check()?;
+        let mut parts = Parts {
+            stream: &self.stream,
+            options: &self.options,
+            planner,
+            gate,
+        };
+        let mut since = Instant::now();
+        loop {
+            let upper = self.options.span(&self.stream, &extent)?.to;
             let span = Span {
-                from: bound(part),
-                to: bound(part + 1),
+                from,
+                to: upper.max(from),
             };
-            planner.add(NewPart {
-                body: PlanBody::Bytes(span.to_json(self.stream.numbering())),
-                extension: "json",
-                records: None,
-                bytes_estimate: bytes / parts as u64,
-            })?;
+            let (bytes, _) = share(&extent, span);
+            let is_due = match self.options.follow {
+                None => true,
+                // After a pause, what has come meanwhile is cut by size.
+                Some(_) if gate.state() == GateState::Paused => false,
+                Some(follow) => since.elapsed() >= follow.age || bytes >= self.options.part_bytes,
+            };
+            if is_due {
+                parts.add(&extent, span)?;
+                from = span.to;
+                since = Instant::now();
+            }
+            let Some(follow) = self.options.follow else {
+                break;
+            };
+            // Everything that was asked for is there.
+            if let Some(Bound::Place(to)) = self.options.to
+                && from >= to
+            {
+                break;
+            }
+            gate.wait(follow.pace)?;
+            let before = std::mem::replace(&mut extent, self.stream.look()?);
+            if extent.life != before.life {
+                return Err(self.made_anew().into());
+            }
+            // An event waits from the moment it was seen.
+            if before.end <= from && extent.end > from {
+                since = Instant::now();
+            }
         }
         Ok(Planned {
             outcomes: Outcomes::default(),
             incarnation: extent.life,
         })
+    }
+
+    fn follows(&self) -> bool {
+        self.options.follow.is_some()
     }
 
     fn is_same(&self, incarnation: &Value) -> Result<bool, Stop> {

@@ -105,6 +105,8 @@ pub(crate) struct DumpArgs {
     #[command(flatten)]
     pub(crate) stream: StreamFlags,
     #[command(flatten)]
+    pub(crate) follow: FollowFlags,
+    #[command(flatten)]
     pub(crate) listing: ListingFlags,
     #[command(flatten)]
     pub(crate) filter: FilterFlags,
@@ -700,6 +702,24 @@ pub(crate) struct StreamFlags {
     /// The first event not to read, likewise [default: the end of the stream when the dump begins]
     #[arg(long, value_name = "PLACE", env = "TIPPLE_TO", hide_env_values = true)]
     pub(crate) to: Option<Bound>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "stream sources")]
+pub(crate) struct FollowFlags {
+    /// Do not end at the end of the stream: wait for more, until interrupted; the same command goes on, and without --follow it finishes the dump
+    #[arg(long, env = "TIPPLE_FOLLOW", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    pub(crate) follow: bool,
+
+    /// With --follow: an event waits so long at most, then a part is made of what there is; or as soon as there are --part-size bytes
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "TIPPLE_CHUNK_AGE",
+        hide_env_values = true,
+        default_value = "1m"
+    )]
+    pub(crate) chunk_age: Span,
 }
 
 #[derive(Debug, Args)]

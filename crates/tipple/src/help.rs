@@ -207,7 +207,7 @@ Then:
 
 pub(crate) const APPEND: &str = "\
 Appends events to the embedded stream in a folder: every line of standard input is one. The folder is made if it is not \
-there. What has come is on the disk when nothing more comes for a moment, and at least every 16 MiB; when the command \
+there. What has come is on the disk a moment later; when the command \
 ends with 0, all of it is. One program appends at a time; any number may read meanwhile.";
 
 pub(crate) const APPEND_EXAMPLES: &str = "\

@@ -24,12 +24,12 @@ use tipple_memcached::{
     TlsOptions,
 };
 use tipple_store::{StoreOptions, StoreUrl};
-use tipple_stream::{Events, StreamOptions};
+use tipple_stream::{Events, Follow, StreamOptions};
 
 use crate::cli::{
-    BufferFlags, ConnectionFlags, FenceFlags, FilterFlags, FromQueueFlags, JobFlags, KeyFlags,
-    LinesSinkFlags, LinesSourceFlags, ListingFlags, Mode, NoticeFormat, NotifyFlags, PartFlags,
-    Policy, ShapeFlags, SpoolFlags, StoringFlags, StreamFlags, ThreadFlags, UploadFlags,
+    BufferFlags, ConnectionFlags, FenceFlags, FilterFlags, FollowFlags, FromQueueFlags, JobFlags,
+    KeyFlags, LinesSinkFlags, LinesSourceFlags, ListingFlags, Mode, NoticeFormat, NotifyFlags,
+    PartFlags, Policy, ShapeFlags, SpoolFlags, StoringFlags, StreamFlags, ThreadFlags, UploadFlags,
 };
 use crate::endpoint::{SinkUrl, SourceUrl};
 use crate::error::{CliError, Kind};
@@ -150,6 +150,7 @@ pub(crate) struct Typed<'a> {
     pub(crate) matches: &'a ArgMatches,
 }
 
+const FOLLOW_FLAGS: &[&str] = &["follow", "chunk_age"];
 pub(crate) const STREAM_FLAGS: &[&str] = &["from", "to"];
 const LISTING_FLAGS: &[&str] = &["listing", "key_file_size", "key_space"];
 const FILTER_FLAGS: &[&str] = &[
@@ -212,6 +213,7 @@ impl Typed<'_> {
         if !matches!(source, SourceUrl::Stream(_)) {
             let why = format!("is for streams, and the source is {source}");
             self.refuse(STREAM_FLAGS, &why)?;
+            self.refuse(FOLLOW_FLAGS, &why)?;
         }
         Ok(())
     }
@@ -275,6 +277,7 @@ pub(crate) fn source(
     url: &SourceUrl,
     lines: &LinesSourceFlags,
     stream: &StreamFlags,
+    follow: Option<&FollowFlags>,
     listing: &ListingFlags,
     memcached: &MemcachedFlags<'_>,
 ) -> Result<Box<dyn Source>, CliError> {
@@ -282,6 +285,10 @@ pub(crate) fn source(
         SourceUrl::Stream(url) => url.source(StreamOptions {
             from: stream.from,
             to: stream.to,
+            follow: follow.filter(|flags| flags.follow).map(|flags| Follow {
+                age: flags.chunk_age.0,
+                ..Follow::default()
+            }),
             part_bytes: lines.part_size.0,
         })?,
         SourceUrl::Memcached(url) => Box::new(MemcachedSource::new(

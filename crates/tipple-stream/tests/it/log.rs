@@ -13,8 +13,8 @@ use tipple_stream::{
 fn event(number: u64) -> Event {
     Event {
         time: Some(number as i64 * 1000),
-        key: (number % 3 == 0).then(|| b"key".to_vec()),
-        headers: vec![(b"n".to_vec(), (number % 2 == 0).then(Vec::new))],
+        key: number.is_multiple_of(3).then(|| b"key".to_vec()),
+        headers: vec![(b"n".to_vec(), number.is_multiple_of(2).then(Vec::new))],
         payload: Some(format!("event {number}").into_bytes()),
     }
 }

@@ -34,7 +34,14 @@ pub(super) fn run(
         connection: &args.connection,
         filter: &args.filter,
     };
-    let source = ready::source(&from, &args.lines, &args.stream, &args.listing, &memcached)?;
+    let source = ready::source(
+        &from,
+        &args.lines,
+        &args.stream,
+        None,
+        &args.listing,
+        &memcached,
+    )?;
     // A source that can choose does; for all others the sink chooses.
     let filtering = !source_is_memcached;
     let sink = ready::sink(&to, &args.lines_sink, &args.storing, &memcached, filtering)?;

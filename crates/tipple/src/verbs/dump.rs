@@ -40,7 +40,14 @@ pub(super) fn run(
         connection: &args.connection,
         filter: &args.filter,
     };
-    let source = ready::source(&url, &args.lines, &args.stream, &args.listing, &memcached)?;
+    let source = ready::source(
+        &url,
+        &args.lines,
+        &args.stream,
+        Some(&args.follow),
+        &args.listing,
+        &memcached,
+    )?;
     match args.layout() {
         Layout::Tipple => into_stores(args, &url, source.as_ref(), &stores, output),
         Layout::Cachemover => {

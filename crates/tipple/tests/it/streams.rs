@@ -318,3 +318,178 @@ fn a_killed_load_goes_on_where_the_stream_ends() {
             .all(|(event, n)| event["position"] == n)
     );
 }
+
+/// A stream is followed into two stores, sealed, while a producer appends; the follower is killed at moments that nobody
+/// chose and started again. In the end both stores hold every event once, and in order.
+#[test]
+fn a_followed_stream_is_whole_whatever_is_killed_when() {
+    let kills = if tipple_testkit::is_long() { 50 } else { 10 };
+    let place = Place::new();
+    place.pipe(&["append", "log:l"], b"0\n").ok();
+    place.run(&["keygen", "key"]).ok();
+    let dump = [
+        "dump",
+        "log:l",
+        "a",
+        "b",
+        "--encrypt-key",
+        "key",
+        "--chunk-age",
+        "20ms",
+        "--part-size",
+        "64KiB",
+        "-q",
+    ];
+    let followed = [&dump[..], &["--follow"]].concat();
+
+    let mut producer = place
+        .command(&["append", "log:l"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut stdin = producer.stdin.take().unwrap();
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let producing = std::thread::spawn(move || {
+        let mut last = 0;
+        // In bursts, so that there are moments with nothing to do.
+        while stopped.recv_timeout(Duration::from_millis(3)).is_err() {
+            for _ in 0..50 {
+                last += 1;
+                writeln!(stdin, "{last}").unwrap();
+            }
+        }
+        last
+    });
+    let committed = |store: &str| {
+        let parts = std::fs::read_dir(place.path(store).join("parts"));
+        parts.map_or(0, Iterator::count)
+    };
+    let mut before = 0;
+    for kill in 0..kills {
+        let mut follower = place.command(&followed).spawn().unwrap();
+        // It goes on: something new is committed each time, then it is killed a little later.
+        tipple_testkit::wait_for("a new part", || {
+            assert_eq!(follower.try_wait().unwrap(), None);
+            committed("a") > before
+        });
+        std::thread::sleep(Duration::from_micros(kill * 1700 % 23_000));
+        follower.kill().unwrap();
+        follower.wait().unwrap();
+        before = committed("a").max(before);
+    }
+    stop.send(()).unwrap();
+    let last: u64 = producing.join().unwrap();
+    assert!(producer.wait().unwrap().success());
+
+    // Without --follow it is finished.
+    place.run(&dump).ok();
+    for store in ["a", "b"] {
+        place.run(&["verify", store, "--encrypt-key", "key"]).ok();
+        let events = place
+            .run(&["cat", store, "--encrypt-key", "key"])
+            .ok()
+            .json();
+        let payloads = events
+            .iter()
+            .map(|event| event["payload"].as_str().unwrap());
+        assert!(payloads.eq((0..=last).map(|n| n.to_string())), "{store}");
+        let positions = events
+            .iter()
+            .map(|event| event["position"].as_u64().unwrap());
+        assert!(positions.eq(1..=last + 1), "{store}");
+    }
+    assert!(
+        std::fs::read(place.path("a/SHA256SUMS")).unwrap()
+            == std::fs::read(place.path("b/SHA256SUMS")).unwrap()
+    );
+}
+
+#[test]
+fn following_is_interrupted_and_goes_on() {
+    let place = Place::new();
+    place.pipe(&["append", "log:l"], b"1\n2\n").ok();
+    let mut running = place.start(&[
+        "dump",
+        "log:l",
+        "d",
+        "--follow",
+        "--chunk-age",
+        "10ms",
+        "--json",
+    ]);
+    let part = running.wait_for("part");
+    assert_eq!(part["records"], 2);
+    running.signal("INT");
+    let (last, exit) = running.end();
+    assert_eq!(exit, Some(130), "{last}");
+    // What is there can be used before it is finished.
+    place.run(&["verify", "d", "--partial"]).ok();
+    place.run(&["load", "d", "log:copy", "--partial"]).ok();
+    let refused = place.run(&["load", "d", "log:other"]);
+    assert_eq!(refused.exit, Some(2), "{}", refused.stderr);
+    place.pipe(&["append", "log:l"], b"3\n").ok();
+
+    // To an end that is known it ends by itself.
+    place
+        .run(&[
+            "dump",
+            "log:l",
+            "ended",
+            "--follow",
+            "--to",
+            "3",
+            "--chunk-age",
+            "10ms",
+        ])
+        .ok();
+    place.run(&["verify", "ended"]).ok();
+    place.run(&["dump", "log:l", "d"]).ok();
+    let loaded = place
+        .run(&["load", "d", "log:copy", "--json"])
+        .ok()
+        .report();
+    assert_eq!(loaded["sink"], json!({"appended": 1, "there_before": 2}));
+
+    // Neither another stream of the same name, nor a dump that was begun otherwise.
+    let mut running = place.start(&[
+        "dump",
+        "log:l",
+        "e",
+        "--follow",
+        "--chunk-age",
+        "10ms",
+        "--json",
+    ]);
+    running.wait_for("part");
+    running.signal("KILL");
+    drop(running);
+    std::fs::remove_dir_all(place.path("l")).unwrap();
+    place.pipe(&["append", "log:l"], b"x\ny\nz\nzz\n").ok();
+    let refused = place.run(&["dump", "log:l", "e", "--follow"]);
+    assert_eq!(refused.exit, Some(10), "{}", refused.stderr);
+    assert!(
+        refused
+            .stderr
+            .contains("was made anew since the dump began"),
+        "{}",
+        refused.stderr
+    );
+    let mut running = place.start(&["dump", "log:l", "f", "--rate", "1/s", "--json"]);
+    running.wait_for("start");
+    running.signal("KILL");
+    drop(running);
+    let refused = place.run(&["dump", "log:l", "f", "--follow"]);
+    assert_eq!(refused.exit, Some(2), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("was begun without --follow"),
+        "{}",
+        refused.stderr
+    );
+    let refused = place.run(&["dump", "-", "g", "--follow"]);
+    assert!(
+        refused.stderr.contains("--follow is for streams"),
+        "{}",
+        refused.stderr
+    );
+}

@@ -5,6 +5,7 @@
     reason = "a program whose only purpose is to print figures"
 )]
 
+mod log;
 mod memory;
 mod process;
 mod raw;
@@ -94,6 +95,9 @@ impl Plan {
         }
         if self.wants("memory") {
             memory::run(self);
+        }
+        if self.wants("log") {
+            log::run(self);
         }
         if self.wants("s3") {
             s3::run(self);

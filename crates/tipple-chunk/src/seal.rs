@@ -48,6 +48,8 @@ pub enum Purpose {
     Plan = 2,
     /// A file that the process makes for itself and reads again. Its number is 0.
     Scratch = 3,
+    /// A snapshot of a cache. The dump is the cache's name, the part its format version. Its number is 0.
+    Snapshot = 4,
 }
 
 /// Which object it is that is sealed: where it belongs.

@@ -98,6 +98,8 @@ pub struct Loaded<T> {
     pub path: PathBuf,
     /// The length of the file.
     pub bytes: u64,
+    /// What is equal for equal bytes of the value.
+    pub content: u128,
     /// It is dated in the future: what has changed since then cannot be asked for.
     pub is_from_future: bool,
 }
@@ -196,7 +198,7 @@ impl SnapshotFolder {
         self.disk.create_folder(&self.path)?;
         let _lock = self.lock(cancel)?;
         let schema = Schema::of::<T>();
-        self.clean_up(&schema, false);
+        self.clean_up(&schema, None);
         let name = SnapshotName::new(times.updated, self.options.format_version);
         let header = Header {
             cache: self.cache.clone(),
@@ -225,7 +227,7 @@ impl SnapshotFolder {
             false => 0o400,
         };
         let bytes = staged.publish(&path, mode)?;
-        self.clean_up(&schema, true);
+        self.clean_up(&schema, Some(&name));
         tracing::info!(cache = %self.cache, path = %path.display(), bytes, "a new dump has been written");
         Ok(WrittenSnapshot {
             name,
@@ -321,11 +323,12 @@ impl SnapshotFolder {
                     Err(SnapshotError::panicked("loading the value", &*panic))
                 });
                 match read {
-                    Ok(Some((value, times))) => {
+                    Ok(Some((value, times, content))) => {
                         tracing::info!(cache = %self.cache, path = %candidate.path.display(), "a dump has been loaded successfully");
                         found.loaded = Some(Loaded {
                             value,
                             times,
+                            content,
                             name: candidate.name,
                             is_from_future: candidate.name.updated
                                 > now.after(self.options.future_tolerance),
@@ -377,7 +380,7 @@ impl SnapshotFolder {
         &self,
         candidate: &Found,
         fingerprint: u64,
-    ) -> Result<Option<(T, ValueTimes)>, SnapshotError> {
+    ) -> Result<Option<(T, ValueTimes, u128)>, SnapshotError> {
         let Some(mut input) = self.open(candidate)? else {
             return Ok(None);
         };
@@ -398,7 +401,7 @@ impl SnapshotFolder {
             modified: opened.header.modified.time(),
             full: opened.header.full.map(Moment::time),
         };
-        Ok(Some((value, times)))
+        Ok(Some((value, times, opened.content)))
     }
 
     /// The file, of which nothing was verified unless it is sealed. `None` if it is gone.
@@ -470,7 +473,7 @@ impl SnapshotFolder {
     }
 
     /// Removes what may go. A failure costs disk space only.
-    fn clean_up(&self, schema: &Schema, after_write: bool) {
+    fn clean_up(&self, schema: &Schema, written: Option<&SnapshotName>) {
         let listing = match Listing::of(&self.path) {
             Ok(listing) => listing,
             Err(error) => {
@@ -480,7 +483,7 @@ impl SnapshotFolder {
         };
         let fingerprint = schema.fingerprint();
         let health = |found: &Found| self.health(found, fingerprint);
-        let remove = to_remove(&listing, &self.options, Moment::now(), after_write, health);
+        let remove = to_remove(&listing, &self.options, Moment::now(), written, health);
         for (path, _, why) in remove {
             match self.disk.remove(&path) {
                 Ok(()) => {

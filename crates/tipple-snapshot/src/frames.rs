@@ -147,13 +147,6 @@ impl<'a> Frames<'a> {
         self.threads
     }
 
-    pub(crate) fn raw_bytes(&self) -> u64 {
-        self.entries
-            .iter()
-            .map(|entry| u64::from(entry.raw_bytes))
-            .sum()
-    }
-
     /// Puts the raw bytes of frame `number` into `frame`: verified.
     pub(crate) fn fetch(&self, number: usize, frame: &mut Vec<u8>) -> Result<(), SnapshotError> {
         let (entry, offset) = (&self.entries[number], self.offsets[number]);

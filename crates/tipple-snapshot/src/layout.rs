@@ -97,7 +97,6 @@ fn header_digest(bytes: &[u8]) -> u64 {
 /// What became of a file that was written to its end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Written {
-    pub(crate) raw_bytes: u64,
     /// Equal if the encoded value is.
     pub(crate) content: u128,
 }
@@ -136,10 +135,7 @@ pub(crate) fn write<T: Dumpable>(
     footer[56..].copy_from_slice(&END_MAGIC);
     file.out.write_all(&file.index).map_err(writing)?;
     file.out.write_all(&footer).map_err(writing)?;
-    Ok(Written {
-        raw_bytes: file.raw_bytes,
-        content,
-    })
+    Ok(Written { content })
 }
 
 /// What `write` would give as [`Written::content`], without writing.

@@ -3,6 +3,7 @@
 // The derived code names this crate by its name, also in here.
 extern crate self as tipple_snapshot;
 
+mod cache;
 mod disk;
 mod dumpable;
 mod error;
@@ -12,16 +13,26 @@ mod impls;
 mod keys;
 mod layout;
 mod listing;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod moment;
 mod name;
 mod options;
 mod pace;
+mod plan;
 mod reader;
+#[cfg(feature = "tokio")]
+mod runtime;
 mod schema;
 mod seeded;
+mod stats;
 pub mod testing;
+mod updater;
+mod updating;
 mod writer;
+mod writing;
 
+pub use cache::{Cache, CacheBuilder, Listening, ValueGuard};
 pub use dumpable::{Dumpable, element_counts};
 pub use error::{ErrorKind, SnapshotError};
 pub use folder::{LoadOutcome, Loaded, SnapshotFolder, ValueTimes, WrittenSnapshot};
@@ -34,7 +45,11 @@ pub use options::{
     UpdateTypes,
 };
 pub use reader::Reader;
+#[cfg(feature = "tokio")]
+pub use runtime::{AsyncUpdater, OnTokio};
 pub use schema::{Schema, SchemaBuilder, TypeNumber};
 pub use seeded::{HashMap, HashSet, Seeded};
+pub use stats::{Stats, UpdateStats, WriteOutcome};
 pub use tipple_snapshot_derive::Dumpable;
+pub use updater::{BoxError, Update, UpdateRequest, UpdateType, Updater};
 pub use writer::{DEPTH_MAX, Writer};

@@ -135,13 +135,13 @@ impl Why {
     }
 }
 
-/// Which files may go. `after_write`: a good snapshot of this version was just written, so that nothing that is no better
+/// Which files may go. `written`: the good snapshot of this version that was just written, so that nothing that is no better
 /// needs to be kept. `health` looks into a file of this version.
 pub(crate) fn to_remove(
     listing: &Listing,
     options: &SnapshotOptions,
     now: Moment,
-    after_write: bool,
+    written: Option<&SnapshotName>,
     mut health: impl FnMut(&Found) -> Health,
 ) -> Vec<(PathBuf, u64, Why)> {
     let mut remove: Vec<(PathBuf, u64, Why)> = listing
@@ -151,6 +151,10 @@ pub(crate) fn to_remove(
         .collect();
     let (mut own, mut previous) = (0, 0);
     for found in &listing.snapshots {
+        if Some(&found.name) == written {
+            own += 1;
+            continue;
+        }
         let mut go = |why| remove.push((found.path.clone(), found.bytes, why));
         if is_too_old(found, options, now) {
             go(Why::TooOld);
@@ -172,12 +176,12 @@ pub(crate) fn to_remove(
                 }
             }
             Health::Damaged => {
-                if after_write {
+                if written.is_some() {
                     go(Why::Damaged);
                 }
             }
             _ if found.name.updated > now.after(options.future_tolerance) => {
-                if after_write {
+                if written.is_some() {
                     go(Why::Future);
                 }
             }
@@ -298,8 +302,10 @@ mod tests {
             "2026-01-08T000000.000000Z-v5" => Health::Damaged,
             _ => Health::Good,
         };
-        let removed = |after_write| {
-            let mut removed = to_remove(&listing, &options, now(), after_write, health);
+        let newest: SnapshotName = "2026-01-09T000000.000000Z-v5".parse().unwrap();
+        let removed = |after_write: bool| {
+            let written = after_write.then_some(&newest);
+            let mut removed = to_remove(&listing, &options, now(), written, health);
             removed.sort();
             removed
                 .into_iter()
@@ -336,7 +342,7 @@ mod tests {
             "2026-01-07T000000.000000Z-v5",
         ]);
         let mut looks = 0;
-        let removed = to_remove(&listing, &options(), now(), true, |found| {
+        let removed = to_remove(&listing, &options(), now(), None, |found| {
             looks += 1;
             match looks {
                 1 => Health::Good,

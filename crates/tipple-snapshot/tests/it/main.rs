@@ -1,3 +1,5 @@
 //! The crate from outside.
 
+mod caches;
+mod support;
 mod values;

@@ -16,7 +16,7 @@ use crate::pace::{Cancel, Pace};
 use crate::{Dumpable, ErrorKind, Schema, SnapshotError, SnapshotName, SnapshotOptions};
 
 /// How long another process may write before it is not waited for any more.
-const LOCK_WAIT: Duration = Duration::from_secs(10);
+const LOCK_WAIT: Duration = Duration::from_secs(5);
 const LOCK_POLL: Duration = Duration::from_millis(20);
 /// How often the folder is listed anew when a file was renamed while it was about to be opened.
 const LISTINGS_MAX: usize = 5;
@@ -169,7 +169,7 @@ impl SnapshotFolder {
     /// Writes a snapshot, and removes what is then needed no more. `Ok` means that it is durable, under its name. After an
     /// error, the snapshots that were there are there.
     ///
-    /// Waits up to 10 s for another process that writes into the same folder.
+    /// Waits up to 5 s for another process that writes into the same folder.
     ///
     /// # Errors
     /// `Io`, `Busy`, `Key`, `Value`; `EmptyValue` if the value has no elements, and that is not allowed; `Panic` if its `dump`
@@ -555,5 +555,148 @@ pub(crate) fn input_of(
             ErrorKind::Key,
             "it is sealed, and this program was built without the feature `encryption` of tipple-snapshot",
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::disk::Step;
+
+    fn folder(root: &Path, disk: Disk) -> SnapshotFolder {
+        SnapshotFolder::new(root, "words", SnapshotOptions::default(), Keys::none())
+            .unwrap()
+            .on(disk)
+    }
+
+    fn words(word: &str) -> Vec<String> {
+        vec![word.to_owned(); 20_000]
+    }
+
+    fn at(seconds: u64) -> ValueTimes {
+        ValueTimes::at(SystemTime::now() - Duration::from_secs(seconds))
+    }
+
+    /// The order that makes a file durable before it has its name, and the old one go only after that.
+    #[test]
+    fn the_order_of_a_write() {
+        let root = tempfile::tempdir().unwrap();
+        let steps: Arc<Mutex<Vec<Step>>> = Arc::default();
+        let noted = steps.clone();
+        let disk = Disk::probed(move |step| {
+            noted.lock().unwrap().push(step);
+            Ok(())
+        });
+        let folder = folder(root.path(), disk);
+        folder.write(&words("old"), at(60)).unwrap();
+        let first = std::mem::take(&mut *steps.lock().unwrap());
+        folder.write(&words("new"), at(0)).unwrap();
+        let mut second = std::mem::take(&mut *steps.lock().unwrap());
+        use Step::*;
+        let mut expected = vec![
+            CreateFolder,
+            CreateFile,
+            Write,
+            SetMode,
+            SyncFile,
+            Rename,
+            SyncFolder,
+        ];
+        let mut first_steps = first;
+        first_steps.dedup();
+        assert_eq!(first_steps, expected);
+        second.dedup();
+        expected.remove(0);
+        expected.push(Remove);
+        assert_eq!(second, expected);
+        let name = folder.load::<Vec<String>>().loaded.unwrap().name;
+        folder.bump(&name, SystemTime::now()).unwrap();
+        assert_eq!(*steps.lock().unwrap(), [Rename, SyncFolder]);
+    }
+
+    /// Faults: each step in turn fails, once or from then on, with each of the errors that disks give. What was there is there,
+    /// or the new one is; nothing else is left but what the next write removes.
+    #[test]
+    fn whatever_fails_a_good_snapshot_is_there() {
+        let errors = [28, 13, 5, 18, 30]; // ENOSPC, EACCES, EIO, EXDEV, EROFS
+        let mut failed_steps = 0;
+        for fault in 0..40 {
+            for (error, for_ever) in errors
+                .iter()
+                .flat_map(|error| [(*error, false), (*error, true)])
+            {
+                let root = tempfile::tempdir().unwrap();
+                let sound = folder(root.path(), Disk::default());
+                sound.write(&words("old"), at(60)).unwrap();
+                let count = Mutex::new(0);
+                let disk = Disk::probed(move |_| {
+                    let mut count = count.lock().unwrap();
+                    *count += 1;
+                    match *count - 1 == fault || (for_ever && *count > fault) {
+                        true => Err(io::Error::from_raw_os_error(error)),
+                        false => Ok(()),
+                    }
+                });
+                let written = folder(root.path(), disk).write(&words("new"), at(0));
+                failed_steps += u32::from(written.is_err());
+                let found = sound.load::<Vec<String>>();
+                assert!(found.failures.is_empty(), "{:?}", found.failures);
+                let value = found.loaded.unwrap().value;
+                match &written {
+                    Ok(_) => assert_eq!(value, words("new"), "fault {fault}"),
+                    // It may have its name already, when only the folder could not be synced.
+                    Err(_) => assert!(value == words("old") || value == words("new")),
+                }
+                sound.write(&words("next"), at(0)).unwrap();
+                let left = fs::read_dir(sound.path()).unwrap().count();
+                assert_eq!(left, 2, "one snapshot and the lock");
+            }
+        }
+        assert!(failed_steps > 50, "{failed_steps}");
+    }
+
+    /// Where a damaged file cannot be set aside, the older one is loaded all the same.
+    #[test]
+    fn a_folder_that_cannot_be_changed_can_be_read() {
+        let root = tempfile::tempdir().unwrap();
+        let options = SnapshotOptions {
+            max_count: 2,
+            ..SnapshotOptions::default()
+        };
+        let sound = SnapshotFolder::new(root.path(), "words", options, Keys::none()).unwrap();
+        sound.write(&words("old"), at(60)).unwrap();
+        let newer = sound.write(&words("new"), at(0)).unwrap();
+        fs::remove_file(&newer.path).unwrap();
+        fs::write(&newer.path, "damaged").unwrap();
+        let read_only = sound
+            .clone()
+            .on(Disk::probed(|_| Err(io::Error::from_raw_os_error(30))));
+        for _ in 0..2 {
+            let found = read_only.load::<Vec<String>>();
+            assert_eq!(found.failures.len(), 1);
+            assert_eq!(found.loaded.unwrap().value, words("old"));
+        }
+        assert!(newer.path.exists());
+    }
+
+    #[test]
+    fn a_write_that_is_told_to_stop_leaves_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let cancel = Cancel::default();
+        let told = cancel.clone();
+        let disk = Disk::probed(move |step| {
+            if step == Step::Write {
+                told.cancel();
+            }
+            Ok(())
+        });
+        let folder = folder(root.path(), disk);
+        let error = folder
+            .write_unless(&words("new"), at(0), &cancel)
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cancelled);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "the lock");
     }
 }

@@ -233,7 +233,7 @@ fn ten_updates_without_news_write_once() {
         .snapshots(place.root(), warm())
         .start()
         .unwrap();
-    assert_eq!(cache.write_snapshot_now().unwrap(), WriteOutcome::Written);
+    wait_for("a file", || cache.stats().writes == 1);
     let mut names = vec![place.names()];
     for _ in 0..10 {
         cache.update_now(Full).unwrap();

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -65,11 +64,6 @@ impl Place {
         let names = self.names();
         assert_eq!(names.len(), 1, "{names:?}");
         self.dir().join(&names[0])
-    }
-
-    pub(crate) fn mode(&self, name: &str) -> u32 {
-        let metadata = fs::metadata(self.dir().join(name)).unwrap();
-        metadata.permissions().mode() & 0o7777
     }
 
     /// Writes a snapshot of `value` as it was `age` ago.

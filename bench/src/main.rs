@@ -11,6 +11,7 @@ mod process;
 mod raw;
 mod s3;
 mod server;
+mod snapshot;
 mod spool;
 
 use std::path::{Path, PathBuf};
@@ -37,6 +38,7 @@ fn main() {
             let number = |n: usize| args[n].parse().expect("a number");
             raw::load(&args[1], number(2) as usize, number(3), number(4));
         }
+        Some("snapshot-memory") => snapshot::memory(&args[1], &args[2], &args[3]),
         _ => Plan::parse(&args).run(),
     }
 }
@@ -104,6 +106,9 @@ impl Plan {
         }
         if self.wants("spool") {
             spool::run(self);
+        }
+        if self.wants("snapshot") {
+            snapshot::run(self);
         }
     }
 

@@ -26,7 +26,8 @@ pub struct SealWriter<W: Write> {
     header: [u8; HEADER_BYTES],
     segment: Vec<u8>,
     segments: u64,
-    sha256: Sha256,
+    /// Over the stored bytes, if wanted.
+    sha256: Option<Sha256>,
     stored_bytes: u64,
     has_failed: bool,
 }
@@ -57,10 +58,16 @@ impl<W: Write> SealWriter<W> {
             header: header.bytes,
             segment: Vec::with_capacity(SEGMENT_BYTES + TAG_BYTES),
             segments: 0,
-            sha256: Sha256::new(),
+            sha256: Some(Sha256::new()),
             stored_bytes: 0,
             has_failed: false,
         }
+    }
+
+    /// The same, for objects that nobody names after their digest: it costs more than the cipher does.
+    pub fn without_digest(mut self) -> SealWriter<W> {
+        self.sha256 = None;
+        self
     }
 
     /// Seals the last segment. `Ok` means that `out` has taken a whole sealed object; to make it durable is the caller's
@@ -68,15 +75,31 @@ impl<W: Write> SealWriter<W> {
     ///
     /// # Errors
     /// `Io` if `out` fails or failed before; the object is lost then.
+    ///
+    /// # Panics
+    /// If it is [`without_digest`](SealWriter::without_digest): that one is to be [closed](SealWriter::close).
     pub fn finish(mut self) -> Result<(W, StoredObject), ChunkError> {
-        let at = self.stored_bytes;
-        self.put_segment(true)
-            .map_err(ChunkError::io("write the last segment", at))?;
+        self.put_last()?;
         let stored = StoredObject {
             bytes: self.stored_bytes,
-            sha256: self.sha256.into(),
+            sha256: self.sha256.expect("it takes a digest").into(),
         };
         Ok((self.out, stored))
+    }
+
+    /// As [`finish`](SealWriter::finish), with the length only.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn close(mut self) -> Result<(W, u64), ChunkError> {
+        self.put_last()?;
+        Ok((self.out, self.stored_bytes))
+    }
+
+    fn put_last(&mut self) -> Result<(), ChunkError> {
+        let at = self.stored_bytes;
+        self.put_segment(true)
+            .map_err(ChunkError::io("write the last segment", at))
     }
 
     fn put_segment(&mut self, is_last: bool) -> io::Result<()> {
@@ -88,13 +111,17 @@ impl<W: Write> SealWriter<W> {
         self.has_failed = true; // until all is well
         if self.segments == 0 {
             self.out.write_all(&self.header)?;
-            self.sha256.update(self.header);
+            if let Some(sha256) = &mut self.sha256 {
+                sha256.update(self.header);
+            }
             self.stored_bytes = HEADER_BYTES as u64;
         }
         self.cipher
             .seal(&self.header, self.segments, is_last, &mut self.segment);
         self.out.write_all(&self.segment)?;
-        self.sha256.update(&self.segment);
+        if let Some(sha256) = &mut self.sha256 {
+            sha256.update(&self.segment);
+        }
         self.stored_bytes += self.segment.len() as u64;
         self.segments += 1;
         self.segment.clear();

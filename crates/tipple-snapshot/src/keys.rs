@@ -261,12 +261,12 @@ mod sealing {
             let ring = keys.ring(cache)?;
             let version = version_text(format_version);
             SealWriter::new(out, ring.sealing(), &binding(cache, &version))
-                .map(Self)
+                .map(|writer| Self(writer.without_digest()))
                 .map_err(told)
         }
 
         pub(crate) fn finish(self) -> Result<W, SnapshotError> {
-            self.0.finish().map(|(out, _)| out).map_err(told)
+            self.0.close().map(|(out, _)| out).map_err(told)
         }
     }
 

@@ -41,6 +41,7 @@ mod sealing {
     use serde_json::Value;
     use tipple_chunk::{Binding, ChunkError, KeyRing, Purpose, SealWriter, SealedReader};
 
+    use crate::base64::to_base64;
     use crate::{ErrorKind, Keys, SnapshotError};
 
     /// The length of a key: that of AES-256.
@@ -216,25 +217,6 @@ mod sealing {
         })
     }
 
-    fn to_base64(bytes: &[u8]) -> String {
-        const DIGITS: &[u8; 64] =
-            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-        let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-        for three in bytes.chunks(3) {
-            let bits = three
-                .iter()
-                .fold(0u32, |bits, byte| bits << 8 | u32::from(*byte))
-                << (8 * (3 - three.len()));
-            for digit in 0..4 {
-                match digit <= three.len() {
-                    true => text.push(DIGITS[(bits >> (18 - 6 * digit) & 63) as usize].into()),
-                    false => text.push('='),
-                }
-            }
-        }
-        text
-    }
-
     fn version_text(format_version: u64) -> String {
         format!("v{format_version}")
     }
@@ -309,14 +291,13 @@ mod sealing {
                 }
                 Err(source) => SnapshotError::io(format!("cannot {operation}"), source),
             },
-            ChunkError::Damaged { damage, .. }
-                if matches!(damage, tipple_chunk::Damage::TooShort { .. }) =>
-            {
-                SnapshotError::new(
-                    ErrorKind::Truncated,
-                    "the sealed file ends within its header",
-                )
-            }
+            ChunkError::Damaged {
+                damage: tipple_chunk::Damage::TooShort { .. },
+                ..
+            } => SnapshotError::new(
+                ErrorKind::Truncated,
+                "the sealed file ends within its header",
+            ),
             ChunkError::Damaged { place, damage } => {
                 SnapshotError::damaged(format!("{place}: {damage}"))
             }
@@ -366,13 +347,6 @@ mod sealing {
                 no_json.to_string(),
                 "secrets.json is no JSON: see line 1, column 12"
             );
-        }
-
-        #[test]
-        fn base64_of_every_length() {
-            assert_eq!(to_base64(b"f"), "Zg==");
-            assert_eq!(to_base64(b"fo"), "Zm8=");
-            assert_eq!(to_base64(b"foobar"), "Zm9vYmFy");
         }
     }
 }

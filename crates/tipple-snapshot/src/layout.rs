@@ -187,7 +187,6 @@ pub(crate) struct Opened {
     pub(crate) header: Header,
     pub(crate) entries: Vec<FrameEntry>,
     pub(crate) frames_begin: u64,
-    pub(crate) file_bytes: u64,
     pub(crate) content: u128,
 }
 
@@ -284,7 +283,6 @@ pub(crate) fn open(input: &mut dyn Input) -> Result<Opened, SnapshotError> {
         header,
         entries,
         frames_begin,
-        file_bytes,
         content,
     })
 }

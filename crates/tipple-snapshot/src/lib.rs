@@ -3,6 +3,7 @@
 // The derived code names this crate by its name, also in here.
 extern crate self as tipple_snapshot;
 
+mod base64;
 mod cache;
 mod disk;
 mod dumpable;
@@ -21,12 +22,14 @@ mod options;
 mod pace;
 mod plan;
 mod reader;
+mod render;
 #[cfg(feature = "tokio")]
 mod runtime;
 mod schema;
 mod seeded;
 mod stats;
 pub mod testing;
+pub mod tools;
 mod updater;
 mod updating;
 mod writer;

@@ -12,6 +12,7 @@ use tipple_stream::Bound;
 
 use crate::help;
 use crate::ready::Listing;
+use crate::snapshot_cli::SnapshotArgs;
 use crate::units::{self, ByteSize, Rate, Span, UnitError};
 
 /// Gets data out of live systems into verified files, and back.
@@ -63,6 +64,9 @@ pub(crate) enum Verb {
     /// Runs a command that writes files, inside a disk budget, and stores its files
     #[command(long_about = help::SUPERVISE, after_long_help = help::SUPERVISE_EXAMPLES)]
     Supervise(Box<SuperviseArgs>),
+    /// Looks at snapshots of a service's cache, and tidies them up
+    #[command(long_about = help::SNAPSHOT, after_long_help = help::SNAPSHOT_EXAMPLES)]
+    Snapshot(SnapshotArgs),
     /// Says what a store or a source can do
     #[command(long_about = help::DOCTOR, after_long_help = help::DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),

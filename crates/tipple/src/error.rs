@@ -134,6 +134,22 @@ impl From<tipple_supervise::SuperviseError> for CliError {
     }
 }
 
+impl From<tipple_snapshot::SnapshotError> for CliError {
+    fn from(error: tipple_snapshot::SnapshotError) -> Self {
+        use tipple_snapshot::ErrorKind as K;
+        let kind = match error.kind() {
+            K::Usage => Kind::Usage,
+            K::Truncated | K::Damaged => Kind::Damaged,
+            K::Io | K::Busy => Kind::Budget,
+            K::Layout | K::Schema => Kind::Version,
+            K::Key => Kind::Key,
+            K::Cancelled => Kind::Interrupted,
+            _ => Kind::Unexpected,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
 impl From<tipple_flow::Failure> for CliError {
     fn from(failure: tipple_flow::Failure) -> Self {
         DumpError::from(failure).into()

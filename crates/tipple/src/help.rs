@@ -185,6 +185,20 @@ Examples:
 To change the key, and still read what the old one has sealed:
   tipple keygen new.key && cat new.key old.key > both.key && chmod 600 both.key";
 
+pub(crate) const SNAPSHOT: &str = "\
+Looks at the snapshots that services write with the library tipple-snapshot: what is in them, whether they are whole, what \
+differs. A snapshot says what type its value has, so it can be printed without the service. What is sealed needs its keys: \
+--secrets takes the service's own file of secrets, --encrypt-key a key file of `tipple keygen`.";
+
+pub(crate) const SNAPSHOT_EXAMPLES: &str = "\
+Examples:
+  tipple snapshot inspect /var/lib/app/prices
+  tipple snapshot verify /var/lib/app/prices --json
+  tipple snapshot cat /var/lib/app/prices/2026-01-09T174608.907090Z-v0 --limit 10
+  tipple snapshot diff OLD NEW
+  tipple snapshot prune /var/lib/app/prices --max-count 3 --max-age 7d --yes
+  tipple snapshot rekey /var/lib/app/prices --secrets /etc/app/secrets.json";
+
 pub(crate) const SUPERVISE: &str = "\
 Runs COMMAND, which writes files into the folder DIR, and stores each file in STORE as soon as every process has closed it; \
 only then is it deleted. When the folder nears its limit, the command with all its processes is stopped (SIGSTOP) until \

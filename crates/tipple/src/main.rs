@@ -12,6 +12,7 @@ mod output;
 mod ready;
 mod running;
 mod signals;
+mod snapshot_cli;
 mod tour;
 mod units;
 mod verbs;

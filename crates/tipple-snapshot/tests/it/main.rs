@@ -3,8 +3,10 @@
 mod caches;
 mod children;
 mod damage;
+mod example;
 mod folders;
 mod memory;
+mod runtime;
 mod sealed;
 mod support;
 mod values;

@@ -12,6 +12,7 @@ mod list;
 mod load;
 mod pages;
 mod prune;
+mod snapshot;
 mod supervise;
 mod verify;
 
@@ -39,6 +40,7 @@ pub(crate) fn output(verb: &Verb) -> Result<Arc<Output>, CliError> {
         Verb::Keygen(args) => Output::new(&args.output, None),
         Verb::Supervise(args) => Output::new(&args.output, Some(&args.watch)),
         Verb::Doctor(args) => Output::new(&args.output, None),
+        Verb::Snapshot(args) => Output::new(args.output(), None),
         Verb::Cat(args) => Output::plain(&args.settings),
         Verb::Tour(args) => Output::plain(&args.settings),
         Verb::Completions(_) | Verb::Man(_) => Ok(Arc::new(Output::bare(false))),
@@ -60,6 +62,7 @@ pub(crate) fn run(verb: &Verb, matches: &ArgMatches, output: &Arc<Output>) -> u8
         Verb::Keygen(args) => keygen::run(args, output),
         Verb::Supervise(args) => supervise::run(args, &typed, output),
         Verb::Doctor(args) => doctor::run(args, &typed, output),
+        Verb::Snapshot(args) => snapshot::run(args, output),
         Verb::Tour(args) => tour::run(args),
         Verb::Completions(args) => pages::completions(args),
         Verb::Man(args) => pages::man(args),

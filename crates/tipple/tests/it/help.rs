@@ -2,7 +2,7 @@ use insta::assert_snapshot;
 
 use crate::support::Place;
 
-const VERBS: [&str; 13] = [
+const VERBS: [&str; 14] = [
     "dump",
     "load",
     "copy",
@@ -11,6 +11,7 @@ const VERBS: [&str; 13] = [
     "cat",
     "prune",
     "supervise",
+    "snapshot",
     "keygen",
     "doctor",
     "tour",

@@ -23,6 +23,7 @@ mod random_kills;
 mod sealed;
 mod signals;
 mod streams;
+mod snapshot;
 mod supervise;
 mod support;
 mod tour;

@@ -6,7 +6,6 @@ use std::hash::BuildHasher;
 use std::hint::black_box;
 use std::io::{BufWriter, Write};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -224,10 +223,10 @@ fn reads(rounds: usize) {
         .expect("it starts");
     let (mut of_bare, mut of_cache) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
-        let ((), took) = timed(|| (0..READS).for_each(|_| drop(black_box(bare.load()[1]))));
+        let ((), took) = timed(|| (0..READS).for_each(|_| _ = black_box(bare.load()[1])));
         of_bare.push(took.0);
         let ((), took) = timed(|| {
-            (0..READS).for_each(|_| drop(black_box(cache.get().expect("a value")[1])));
+            (0..READS).for_each(|_| _ = black_box(cache.get().expect("a value")[1]));
         });
         of_cache.push(took.0);
     }
@@ -237,7 +236,6 @@ fn reads(rounds: usize) {
         "\nread of a cache: {of_cache:.1} ns, ArcSwap::load: {of_bare:.1} ns, ratio {:.2}",
         of_cache / of_bare
     );
-    drop(Arc::new(cache));
 }
 
 /// In a process of its own: how much more it held while it worked than the value takes.

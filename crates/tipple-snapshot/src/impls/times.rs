@@ -216,3 +216,20 @@ impl<T: Dumpable> Dumpable for RangeInclusive<T> {
         Ok(T::load(from)?..=T::load(from)?)
     }
 }
+
+#[cfg(feature = "uuid")]
+impl Dumpable for uuid::Uuid {
+    const BYTES_MIN: usize = 16;
+
+    fn describe(schema: &mut SchemaBuilder) -> TypeNumber {
+        schema.add::<Self>(|_| Shape::Uuid)
+    }
+
+    fn dump(&self, to: &mut Writer<'_>) -> Result<(), SnapshotError> {
+        to.bytes(self.as_bytes())
+    }
+
+    fn load(from: &mut Reader<'_>) -> Result<Self, SnapshotError> {
+        from.array().map(uuid::Uuid::from_bytes)
+    }
+}

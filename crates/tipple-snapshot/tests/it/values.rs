@@ -111,6 +111,7 @@ fn golden_bytes() {
         SystemTime::UNIX_EPOCH - Duration::from_nanos(1),
         &[1, 0xFF, 0x93, 0xEB, 0xDC, 3],
     );
+    golden(uuid::Uuid::from_bytes([7; 16]), &[7; 16]);
     golden(Ipv4Addr::LOCALHOST, &[127, 0, 0, 1]);
     golden(IpAddr::from(Ipv4Addr::LOCALHOST), &[0, 127, 0, 0, 1]);
     let mut set = HashSet::<u8>::with_hasher(tipple_snapshot::Seeded::with_seed(0x0102_0304));

@@ -7,6 +7,8 @@
 //! some milliseconds, and updates them afterwards. The folder is the first argument, the number of articles the second, and the
 //! seconds that the source takes the third.
 
+#![expect(clippy::print_stdout, reason = "an example that shows its figures")]
+
 use std::error::Error;
 use std::time::{Duration, Instant};
 

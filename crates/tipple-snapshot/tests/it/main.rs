@@ -3,12 +3,15 @@
 mod caches;
 mod children;
 mod damage;
+mod dependencies;
 mod example;
 mod folders;
 mod frozen;
 mod memory;
+mod metrics;
 mod runtime;
 mod sealed;
+mod stress;
 mod support;
 mod userver;
 mod values;

@@ -139,7 +139,53 @@ pub(crate) trait Snapshots<T>: Send + Sync {
 struct Kept<T> {
     writing: Writing<T>,
     counts: Arc<Counts>,
+    #[cfg(feature = "store")]
+    copying: Option<Arc<crate::remote::Copying>>,
 }
+
+impl<T: Dumpable + Sync> Kept<T> {
+    #[cfg(not(feature = "store"))]
+    fn new(folder: SnapshotFolder, counts: Arc<Counts>, _: &Remote) -> Result<Self, SnapshotError> {
+        Ok(Self {
+            writing: Writing::new(folder, counts.clone(), || {}),
+            counts,
+        })
+    }
+
+    #[cfg(feature = "store")]
+    fn new(
+        folder: SnapshotFolder,
+        counts: Arc<Counts>,
+        remote: &Remote,
+    ) -> Result<Self, SnapshotError> {
+        let copying = match remote {
+            None => None,
+            Some(copies) => {
+                copies.check(folder.cache())?;
+                let copies = copies.clone();
+                let (folder, counts) = (folder.clone(), counts.clone());
+                Some(crate::remote::Copying::start(copies, folder, counts)?)
+            }
+        };
+        let own = copying.clone();
+        let writing = Writing::new(folder, counts.clone(), move || {
+            if let Some(copying) = &own {
+                copying.has_new();
+            }
+        });
+        Ok(Self {
+            writing,
+            counts,
+            copying,
+        })
+    }
+}
+
+/// Where copies go.
+#[cfg(feature = "store")]
+type Remote = Option<crate::RemoteCopies>;
+#[cfg(not(feature = "store"))]
+type Remote = ();
 
 impl<T: Dumpable + Sync> Snapshots<T> for Kept<T> {
     fn options(&self) -> SnapshotOptions {
@@ -152,6 +198,10 @@ impl<T: Dumpable + Sync> Snapshots<T> for Kept<T> {
             return None;
         }
         let begin = Instant::now();
+        #[cfg(feature = "store")]
+        if let Some(copying) = &self.copying {
+            copying.fetch();
+        }
         let found = self.writing.folder().load::<T>();
         for failure in &found.failures {
             self.counts.tell(Event::LoadFailed(failure.kind()));
@@ -200,10 +250,19 @@ impl<T: Dumpable + Sync> Snapshots<T> for Kept<T> {
     }
 
     fn finish(&self, deadline: Instant) -> Result<WriteOutcome, SnapshotError> {
-        self.writing.finish(deadline)
+        let written = self.writing.finish(deadline);
+        #[cfg(feature = "store")]
+        if let Some(copying) = &self.copying {
+            copying.finish(deadline);
+        }
+        written
     }
 
     fn stop(&self) {
+        #[cfg(feature = "store")]
+        if let Some(copying) = &self.copying {
+            copying.stop();
+        }
         self.writing.stop();
     }
 
@@ -254,14 +313,18 @@ pub struct CacheBuilder<T, U> {
     snapshots: Option<Kind<T>>,
     listeners: Vec<Listener<T>>,
     keys: Keys,
+    remote: Remote,
     stop_update: Option<Box<dyn Fn() + Send + Sync>>,
 }
+
+type Open<T> =
+    fn(SnapshotFolder, Arc<Counts>, &Remote) -> Result<Arc<dyn Snapshots<T>>, SnapshotError>;
 
 /// Where and how there are snapshots; made when all else is known.
 struct Kind<T> {
     root: PathBuf,
     options: SnapshotOptions,
-    open: fn(SnapshotFolder, Arc<Counts>) -> Arc<dyn Snapshots<T>>,
+    open: Open<T>,
 }
 
 impl<T: Send + Sync + 'static> Cache<T> {
@@ -274,6 +337,7 @@ impl<T: Send + Sync + 'static> Cache<T> {
             snapshots: None,
             listeners: Vec::new(),
             keys: Keys::none(),
+            remote: Remote::default(),
             stop_update: None,
         }
     }
@@ -445,13 +509,15 @@ impl<T: Send + Sync + 'static, U: Updater<T>> CacheBuilder<T, U> {
         self.snapshots = Some(Kind {
             root: root.into(),
             options,
-            open: |folder, counts| {
-                Arc::new(Kept {
-                    writing: Writing::new(folder, counts.clone()),
-                    counts,
-                })
-            },
+            open: |folder, counts, remote| Ok(Arc::new(Kept::new(folder, counts, remote)?)),
         });
+        self
+    }
+
+    /// Copies of snapshots in a store, for starts on an empty disk.
+    #[cfg(feature = "store")]
+    pub fn remote(mut self, copies: crate::RemoteCopies) -> Self {
+        self.remote = Some(copies);
         self
     }
 
@@ -489,7 +555,7 @@ impl<T: Send + Sync + 'static, U: Updater<T>> CacheBuilder<T, U> {
                     tracing::warn!(cache = %self.name, "{warning}");
                 }
                 let folder = SnapshotFolder::new(kind.root, &self.name, kind.options, self.keys)?;
-                Some((kind.open)(folder, counts.clone()))
+                Some((kind.open)(folder, counts.clone(), &self.remote)?)
             }
         };
         let listeners = (0..).zip(self.listeners).collect::<Vec<_>>();

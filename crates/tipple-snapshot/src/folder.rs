@@ -162,6 +162,11 @@ impl SnapshotFolder {
         &self.path
     }
 
+    #[cfg(feature = "store")]
+    pub(crate) fn cache(&self) -> &str {
+        &self.cache
+    }
+
     pub(crate) fn options(&self) -> &SnapshotOptions {
         &self.options
     }
@@ -222,11 +227,7 @@ impl SnapshotFolder {
         let dumped = catch_unwind(AssertUnwindSafe(|| self.fill(staged, &header, value)));
         let (staged, written) =
             dumped.map_err(|panic| SnapshotError::panicked("dumping the value", &*panic))??;
-        let mode = match self.options.world_readable {
-            true => 0o444,
-            false => 0o400,
-        };
-        let bytes = staged.publish(&path, mode)?;
+        let bytes = staged.publish(&path, self.mode())?;
         self.clean_up(&schema, Some(&name));
         tracing::info!(cache = %self.cache, path = %path.display(), bytes, "a new dump has been written");
         Ok(WrittenSnapshot {
@@ -252,6 +253,33 @@ impl SnapshotFolder {
         }
         let written = layout::write(&mut staged, header, value)?;
         Ok((staged, written))
+    }
+
+    /// Takes in a file that came from elsewhere, under its name. Nothing of it is verified yet: loading does that.
+    #[cfg(feature = "store")]
+    pub(crate) fn adopt(
+        &self,
+        name: &SnapshotName,
+        fill: &mut dyn FnMut(&mut dyn io::Write) -> Result<(), SnapshotError>,
+    ) -> Result<(), SnapshotError> {
+        self.disk.create_folder(&self.path)?;
+        let cancel = Cancel::default();
+        let _lock = self.lock(&cancel)?;
+        let tmp = self.path.join(format!("{name}{TMP}"));
+        // Under the lock, nobody else writes it.
+        let _ = self.disk.remove(&tmp);
+        let mut staged = Staged::create(&self.disk, tmp, Pace::new(None), &cancel)?;
+        fill(&mut staged)?;
+        staged
+            .publish(&self.path.join(name.to_string()), self.mode())
+            .map(drop)
+    }
+
+    fn mode(&self) -> u32 {
+        match self.options.world_readable {
+            true => 0o444,
+            false => 0o400,
+        }
     }
 
     /// Gives the snapshot `name` a newer time, since its value is still current then. Costs no more than a rename.

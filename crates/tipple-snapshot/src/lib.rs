@@ -95,6 +95,7 @@
 //! | `tokio` (default) | asynchronous updaters |
 //! | `encryption` | snapshots sealed with AES-256-GCM: [`SnapshotOptions::encrypted`], [`Keys`] |
 //! | `metrics` | counters, gauges and histograms for the `metrics` facade |
+//! | `store` | [`RemoteCopies`]: copies of snapshots in a folder or a bucket, for starts on an empty disk |
 //! | `uuid` | `Dumpable` for `uuid::Uuid` |
 //! | `userver` | the plain format of userver's cache dumps, to be read and written |
 //!
@@ -130,6 +131,8 @@ mod options;
 mod pace;
 mod plan;
 mod reader;
+#[cfg(feature = "store")]
+mod remote;
 mod render;
 #[cfg(feature = "tokio")]
 mod runtime;
@@ -158,11 +161,15 @@ pub use options::{
     UpdateTypes,
 };
 pub use reader::Reader;
+#[cfg(feature = "store")]
+pub use remote::RemoteCopies;
 #[cfg(feature = "tokio")]
 pub use runtime::{AsyncUpdater, OnTokio};
 pub use schema::{Schema, SchemaBuilder, TypeNumber};
 pub use seeded::{HashMap, HashSet, Seeded};
 pub use stats::{Stats, UpdateStats, WriteOutcome};
 pub use tipple_snapshot_derive::Dumpable;
+#[cfg(feature = "store")]
+pub use tipple_store as store;
 pub use updater::{BoxError, Update, UpdateRequest, UpdateType, Updater};
 pub use writer::{DEPTH_MAX, Writer};

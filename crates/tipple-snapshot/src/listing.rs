@@ -54,13 +54,17 @@ impl Listing {
                 listing.add(name.to_str(), entry.path(), metadata.len());
             }
         }
-        let newest_first = |found: &Found| std::cmp::Reverse((found.name, found.path.clone()));
-        listing.snapshots.sort_by_key(newest_first);
-        listing.corrupt.sort_by_key(newest_first);
+        listing.sort();
         Ok(listing)
     }
 
-    fn add(&mut self, name: Option<&str>, path: PathBuf, bytes: u64) {
+    pub(crate) fn sort(&mut self) {
+        let newest_first = |found: &Found| std::cmp::Reverse((found.name, found.path.clone()));
+        self.snapshots.sort_by_key(newest_first);
+        self.corrupt.sort_by_key(newest_first);
+    }
+
+    pub(crate) fn add(&mut self, name: Option<&str>, path: PathBuf, bytes: u64) {
         let Some(name) = name else {
             return self.unrelated.push(path);
         };

@@ -57,6 +57,17 @@ pub(crate) fn tell(cache: &str, event: &Event) {
             counter!("cache_dump_writes_total", "cache_name" => cache, "outcome" => kind.name())
                 .increment(1);
         }
+        #[cfg(feature = "store")]
+        Event::Copied(was_own) => {
+            let outcome = if *was_own { "copied" } else { "not_its_turn" };
+            counter!("cache_dump_copies_total", "cache_name" => cache, "outcome" => outcome)
+                .increment(1);
+        }
+        #[cfg(feature = "store")]
+        Event::CopyFailed(kind) => {
+            counter!("cache_dump_copies_total", "cache_name" => cache, "outcome" => kind.name())
+                .increment(1);
+        }
         Event::Updating(kind) => {
             counter!("cache_update_attempts_total", "cache_name" => cache, "type" => name(*kind))
                 .increment(1);

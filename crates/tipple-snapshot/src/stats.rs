@@ -32,6 +32,10 @@ pub struct Stats {
     pub last_write_bytes: Option<u64>,
     /// When the value of the newest snapshot was last known to be current: its age is that of what a restart begins with.
     pub newest_snapshot: Option<SystemTime>,
+    /// Snapshots that this process copied into a store.
+    pub copies: u64,
+    /// Copies that failed, by cause.
+    pub copy_failures: BTreeMap<&'static str, u64>,
     /// Full updates.
     pub full: UpdateStats,
     /// Incremental updates.
@@ -91,6 +95,11 @@ pub(crate) enum Event {
         updated: SystemTime,
     },
     WriteFailed(ErrorKind),
+    /// Whether it was this process's turn.
+    #[cfg(feature = "store")]
+    Copied(bool),
+    #[cfg(feature = "store")]
+    CopyFailed(ErrorKind),
     Updating(UpdateType),
     Updated {
         kind: UpdateType,
@@ -178,6 +187,12 @@ impl Counts {
             },
             Event::WriteFailed(kind) => {
                 *stats.write_failures.entry(kind.name()).or_default() += 1;
+            }
+            #[cfg(feature = "store")]
+            Event::Copied(was_own) => stats.copies += u64::from(was_own),
+            #[cfg(feature = "store")]
+            Event::CopyFailed(kind) => {
+                *stats.copy_failures.entry(kind.name()).or_default() += 1;
             }
             Event::Updating(kind) => updates[of(kind)].attempts += 1,
             Event::Updated {

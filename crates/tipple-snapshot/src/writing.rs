@@ -110,10 +110,16 @@ pub(crate) struct Writing<T> {
     cancel: Cancel,
     counts: Arc<Counts>,
     begin: Instant,
+    /// What else is done with a new file.
+    written: Box<dyn Fn() + Send + Sync>,
 }
 
 impl<T: Dumpable + Sync> Writing<T> {
-    pub(crate) fn new(folder: SnapshotFolder, counts: Arc<Counts>) -> Self {
+    pub(crate) fn new(
+        folder: SnapshotFolder,
+        counts: Arc<Counts>,
+        written: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
         Self {
             folder,
             state: Mutex::new(State {
@@ -132,6 +138,7 @@ impl<T: Dumpable + Sync> Writing<T> {
             cancel: Cancel::default(),
             counts,
             begin: Instant::now(),
+            written: Box::new(written),
         }
     }
 
@@ -337,6 +344,9 @@ impl<T: Dumpable + Sync> Writing<T> {
             bytes,
             updated: value.times.updated,
         });
+        if outcome == WriteOutcome::Written {
+            (self.written)();
+        }
         Ok(outcome)
     }
 

@@ -116,6 +116,11 @@ fn hostile_lengths_allocate_nothing() {
         50_000
     );
     assert!(memory::peak_since(before) < 2 << 20);
+    // And a count that could be right, of elements that would take 40 MB.
+    wide[100] = 7;
+    let before = memory::peak_begin();
+    assert!(tipple_snapshot::testing::from_bytes::<Vec<Option<[u64; 100]>>>(&wide).is_err());
+    assert!(memory::peak_since(before) < 2 << 20);
     let before = memory::peak_begin();
     assert!(
         tipple_snapshot::testing::from_bytes::<Vec<Option<[u64; 100]>>>(&wide[..40_000]).is_err()

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use tipple_snapshot::{
-    Dumpable, ErrorKind, HashMap, Keys, LoadOutcome, MaxAge, SnapshotFolder, SnapshotName,
+    Dumpable, ErrorKind, HashMap, HashSet, Keys, LoadOutcome, MaxAge, SnapshotFolder, SnapshotName,
     SnapshotOptions, ValueTimes,
 };
 use tipple_testkit::Tmpfs;
@@ -423,8 +423,10 @@ fn large_values_go_through_frames_and_threads() {
         let loaded = loaded.loaded.unwrap().value;
         assert!(loaded == value);
         assert_eq!(loaded.0.hasher().seed(), value.0.hasher().seed());
-        // The same order, since it is the same table.
-        assert!(loaded.0.keys().take(100).eq(value.0.keys().take(100)));
+        // About the same order, since it is the same table; those that share a place may have changed places.
+        let first: HashSet<u64> = loaded.0.keys().take(1000).copied().collect();
+        let common = value.0.keys().take(1000).filter(|key| first.contains(key));
+        assert!(common.count() > 900);
     }
 }
 

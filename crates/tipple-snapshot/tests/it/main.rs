@@ -9,6 +9,7 @@ mod folders;
 mod frozen;
 mod memory;
 mod metrics;
+mod remote;
 mod runtime;
 mod sealed;
 mod stress;

@@ -13,6 +13,8 @@ pub(crate) const TMP: &str = ".tmp";
 pub(crate) const CORRUPT: &str = ".corrupt";
 /// Held while a process writes.
 pub(crate) const LOCK: &str = ".lock";
+/// Another name of the snapshot that is being copied into a store.
+pub(crate) const COPYING: &str = ".copying";
 
 /// A snapshot in its folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +77,7 @@ impl Listing {
             self.temporary.push(path);
         } else if let Some(name) = name.strip_suffix(CORRUPT).and_then(named) {
             self.corrupt.push(Found { name, path, bytes });
-        } else if name != LOCK {
+        } else if name != LOCK && name != COPYING {
             self.unrelated.push(path);
         }
     }

@@ -1,14 +1,16 @@
 //! Copies of snapshots in a store, so that a service that starts on an empty disk is warm, too.
 
+use std::fs;
 use std::io;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tipple_store::{ObjectName, Store, StoreError, StoreErrorKind};
 
-use crate::listing::{Health, Listing, to_remove};
+use crate::listing::{COPYING, Health, Listing, to_remove};
 use crate::moment::Moment;
 use crate::seeded::random;
 use crate::stats::{Counts, Event};
@@ -123,13 +125,9 @@ impl RemoteCopies {
 
     /// Copies the newest snapshot, if it is this process's turn. `None` if it is another's.
     fn copy(&self, folder: &SnapshotFolder) -> Result<Option<SnapshotName>, SnapshotError> {
-        let (cache, options) = (folder.cache(), folder.options());
+        let cache = folder.cache();
         let now = Moment::now();
-        let Some(found) = Listing::of(folder.path())?
-            .candidates(options, now)
-            .into_iter()
-            .next()
-        else {
+        let Some(found) = hold(folder, now)? else {
             return Ok(None);
         };
         let (listing, turns) = self.list(cache)?;
@@ -188,6 +186,45 @@ impl RemoteCopies {
                 .map_err(failed("cannot remove an old copy"))?;
         }
         Ok(())
+    }
+}
+
+/// The newest snapshot, held: a write that replaces it meanwhile takes its name away, but not its bytes.
+fn hold(folder: &SnapshotFolder, now: Moment) -> Result<Option<Held>, SnapshotError> {
+    let link = folder.path().join(COPYING);
+    loop {
+        let listing = Listing::of(folder.path())?;
+        let Some(found) = listing.candidates(folder.options(), now).into_iter().next() else {
+            return Ok(None);
+        };
+        // What a killed process left.
+        let _ = fs::remove_file(&link);
+        let held = |path, link| Held {
+            name: found.name,
+            path,
+            link,
+        };
+        match fs::hard_link(&found.path, &link) {
+            Ok(()) => return Ok(Some(held(link.clone(), Some(link)))),
+            // It was replaced by a newer one.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // A disk without links: if it is replaced while it is copied, that copy fails.
+            Err(_) => return Ok(Some(held(found.path, None))),
+        }
+    }
+}
+
+struct Held {
+    name: SnapshotName,
+    path: PathBuf,
+    link: Option<PathBuf>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(link) = &self.link {
+            let _ = fs::remove_file(link);
+        }
     }
 }
 

@@ -88,11 +88,7 @@ pub(crate) fn encode<'a>(
         (time.is_some(), HAS_TIME),
     ];
     let flags = (flags.iter().filter(|(is, _)| *is)).fold(0, |all, (_, flag)| all | flag);
-    bytes.extend_from_slice(&((size - LENGTH_BYTES) as u32).to_le_bytes());
-    bytes.extend_from_slice(&[flags, numbering.bytes() as u8]);
-    bytes.extend_from_slice(&count.to_le_bytes());
-    bytes.extend_from_slice(&time.unwrap_or(0).to_le_bytes());
-    bytes.extend_from_slice(place.position(numbering).as_bytes());
+    encode_fixed(size, flags, count, time, place, numbering, bytes);
     if let Some(key) = key {
         bytes.extend_from_slice(&(key.len() as u32).to_le_bytes());
         bytes.extend_from_slice(key);
@@ -106,6 +102,51 @@ pub(crate) fn encode<'a>(
     }
     bytes.extend_from_slice(payload.unwrap_or_default());
     Ok(())
+}
+
+fn encode_fixed(
+    size: usize,
+    flags: u8,
+    headers: u16,
+    time: Option<i64>,
+    place: Place,
+    numbering: Numbering,
+    bytes: &mut Vec<u8>,
+) {
+    bytes.extend_from_slice(&((size - LENGTH_BYTES) as u32).to_le_bytes());
+    bytes.extend_from_slice(&[flags, numbering.bytes() as u8]);
+    bytes.extend_from_slice(&headers.to_le_bytes());
+    bytes.extend_from_slice(&time.unwrap_or(0).to_le_bytes());
+    bytes.extend_from_slice(place.position(numbering).as_bytes());
+}
+
+/// What an event with headers alone begins with, and its size in all, for one that is not held in memory: each header
+/// follows as [`header_lengths`], name and value. `None` if it has too many headers or is too large.
+pub(crate) fn encode_begin(
+    place: Place,
+    numbering: Numbering,
+    time: Option<i64>,
+    headers: &[(u64, u64)],
+) -> Option<(Vec<u8>, usize)> {
+    let count = u16::try_from(headers.len()).ok()?;
+    let sizes = (headers.iter()).map(|(name, value)| name.saturating_add(*value).saturating_add(8));
+    let fixed = (FIXED_BYTES + numbering.bytes()) as u64;
+    let size = usize::try_from(sizes.fold(fixed, u64::saturating_add)).ok()?;
+    if size > EVENT_BYTES_MAX {
+        return None;
+    }
+    let flags = time.map_or(0, |_| HAS_TIME);
+    let mut bytes = Vec::new();
+    encode_fixed(size, flags, count, time, place, numbering, &mut bytes);
+    Some((bytes, size))
+}
+
+/// What stands before a header's name and value.
+pub(crate) fn header_lengths(name: u32, value: u32) -> [u8; 8] {
+    let mut bytes = [0; 8];
+    bytes[..4].copy_from_slice(&name.to_le_bytes());
+    bytes[4..].copy_from_slice(&value.to_le_bytes());
+    bytes
 }
 
 /// An encoded event, read where it is.

@@ -1,4 +1,4 @@
-//! Streams of events as sources and sinks, and the embedded log.
+//! Streams of events as sources and sinks: the embedded log, Redis.
 //!
 //! A [`Stream`] is read by ranges, a [`Target`] is appended to by one writer; [`StreamSource`] and [`StreamSink`] make of
 //! them what the pipeline knows. This crate never meets a store.
@@ -33,6 +33,7 @@ mod event;
 mod log;
 mod options;
 mod place;
+mod redis;
 mod sink;
 mod source;
 mod url;
@@ -43,6 +44,7 @@ pub use event::{EVENT_BYTES_MAX, Event, EventRef, Header};
 pub use log::{Log, LogReader, LogWriter};
 pub use options::{Bound, Follow, StreamOptions};
 pub use place::{Numbering, Place};
+pub use redis::{Redis, RedisUrl};
 pub use sink::{Appender, StreamSink, Tail, Target};
 pub use source::{Extent, RangeReader, Span, Stream, StreamSource};
 pub use url::StreamUrl;

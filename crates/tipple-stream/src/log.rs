@@ -19,6 +19,7 @@ mod write;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use tipple_budget::Gate;
 use tipple_flow::{Cause, Failure, Party, Stop};
 
 pub use read::LogReader;
@@ -120,7 +121,7 @@ impl Target for Log {
         }
     }
 
-    fn open(&self) -> Result<Box<dyn Appender + '_>, Failure> {
+    fn open<'a>(&'a self, _gate: &'a Gate) -> Result<Box<dyn Appender + 'a>, Failure> {
         Ok(Box::new(LogWriter::open(&self.path)?))
     }
 }

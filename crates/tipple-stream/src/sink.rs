@@ -47,11 +47,20 @@ pub trait Target: Send + Sync {
     /// [`Failure`] if it cannot be reached or written.
     fn check(&self) -> Result<(), Failure>;
 
-    /// Becomes the only writer.
+    /// Becomes the only writer. `gate` tells it when the job is cancelled.
     ///
     /// # Errors
     /// As for [`Target::check`]; [`Party::Usage`] if another one writes.
-    fn open(&self) -> Result<Box<dyn Appender + '_>, Failure>;
+    fn open<'a>(&'a self, gate: &'a Gate) -> Result<Box<dyn Appender + 'a>, Failure>;
+
+    /// Makes the stream say of itself what the source said, when all events are there. What it returns goes into the
+    /// report.
+    ///
+    /// # Errors
+    /// As for [`Target::check`].
+    fn finish(&self) -> Result<Value, Failure> {
+        Ok(Value::Null)
+    }
 }
 
 /// The only writer of a target.
@@ -62,6 +71,15 @@ pub trait Appender: Send {
     /// [`Failure`] if it cannot be read, or does not tell where it came from: then this is not a stream that only
     /// imports write to.
     fn tail(&mut self) -> Result<Option<Tail>, Failure>;
+
+    /// The last event once more, taken as one of the target's own kind, where [`Appender::tail`] took it for one of
+    /// another kind of stream, and it may be a copy.
+    ///
+    /// # Errors
+    /// As for [`Appender::tail`].
+    fn verbatim_tail(&mut self) -> Result<Option<Tail>, Failure> {
+        Ok(None)
+    }
 
     /// Why the target would not take an event, by what is in it; the same answer each time.
     fn refuses(&self, event: &EventRef<'_>) -> Option<&'static Cause>;
@@ -119,6 +137,37 @@ impl<T: Target> StreamSink<T> {
         )
         .into()
     }
+
+    /// Whether an earlier load appended this event.
+    fn is_there(&self, appender: &mut dyn Appender, event: &EventRef<'_>) -> Result<bool, Stop> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_doubtful = state.tail.as_ref().is_some_and(|tail| {
+            let is_here = tail.origin.0 == event.place() && event.to_event() != tail.event;
+            is_here || tail.origin.1 != event.numbering()
+        });
+        if is_doubtful && let Some(tail) = appender.verbatim_tail()? {
+            state.tail = Some(tail);
+        }
+        let Some(tail) = &state.tail else {
+            return Ok(false);
+        };
+        let (place, numbering) = tail.origin;
+        if numbering != event.numbering() {
+            return Err(self.foreign(tail, "the dump numbers its events otherwise"));
+        }
+        match event.place().cmp(&place) {
+            std::cmp::Ordering::Less => {}
+            std::cmp::Ordering::Equal if event.to_event() == tail.event => state.tail = None,
+            std::cmp::Ordering::Equal => {
+                return Err(self.foreign(tail, "that event of the dump is another one"));
+            }
+            std::cmp::Ordering::Greater => {
+                return Err(self.foreign(tail, "the dump has no such event"));
+            }
+        }
+        state.skipped += 1;
+        Ok(true)
+    }
 }
 
 impl<T: Target> Sink for StreamSink<T> {
@@ -150,8 +199,8 @@ impl<T: Target> Sink for StreamSink<T> {
         Ok(self.target.check()?)
     }
 
-    fn open<'a>(&'a self, _gate: &'a Gate) -> Result<Box<dyn PartWriter + 'a>, Stop> {
-        let mut appender = self.target.open()?;
+    fn open<'a>(&'a self, gate: &'a Gate) -> Result<Box<dyn PartWriter + 'a>, Stop> {
+        let mut appender = self.target.open(gate)?;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if !state.tail_known {
             state.tail = appender.tail()?;
@@ -170,7 +219,12 @@ impl<T: Target> Sink for StreamSink<T> {
         if let Some(tail) = &state.tail {
             return Err(self.foreign(tail, "the dump has no such event"));
         }
-        Ok(json!({ "appended": state.appended, "there_before": state.skipped }))
+        let mut said = json!({ "appended": state.appended, "there_before": state.skipped });
+        let target = self.target.finish()?;
+        if !target.is_null() {
+            said["target"] = target;
+        }
+        Ok(said)
     }
 }
 
@@ -193,7 +247,7 @@ impl<T: Target> PartWriter for Writer<'_, T> {
             // Asked of those, too, that an earlier load has passed: the report is the same.
             if let Some(cause) = self.appender.refuses(&event) {
                 outcomes.count(cause);
-            } else if !self.is_there(&event)? {
+            } else if !self.sink.is_there(self.appender.as_mut(), &event)? {
                 self.appender.append(&event)?;
                 events += 1;
                 bytes += event.bytes().len() as u64;
@@ -216,37 +270,5 @@ impl<T: Target> Writer<'_, T> {
         // A large event is not kept for the rest of the load.
         self.record.shrink_to(EVENT_BYTES_MAX >> 9);
         Ok(())
-    }
-
-    /// Whether an earlier load appended this event.
-    fn is_there(&self, event: &EventRef<'_>) -> Result<bool, Stop> {
-        let mut state = self
-            .sink
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let Some(tail) = &state.tail else {
-            return Ok(false);
-        };
-        let (place, numbering) = tail.origin;
-        if numbering != event.numbering() {
-            return Err(self
-                .sink
-                .foreign(tail, "the dump numbers its events otherwise"));
-        }
-        match event.place().cmp(&place) {
-            std::cmp::Ordering::Less => {}
-            std::cmp::Ordering::Equal if event.to_event() == tail.event => state.tail = None,
-            std::cmp::Ordering::Equal => {
-                return Err(self
-                    .sink
-                    .foreign(tail, "that event of the dump is another one"));
-            }
-            std::cmp::Ordering::Greater => {
-                return Err(self.sink.foreign(tail, "the dump has no such event"));
-            }
-        }
-        state.skipped += 1;
-        Ok(true)
     }
 }

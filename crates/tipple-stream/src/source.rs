@@ -64,6 +64,31 @@ pub trait Stream: Send + Sync {
     /// As for [`Stream::look`].
     fn place_at(&self, time: i64) -> Result<Place, Failure>;
 
+    /// The place of the first event that is there at `place` or behind it, if telling costs little: so that each range of
+    /// a plan begins with an event that is known to have been there. Otherwise `place` itself; `None` if there is no
+    /// event.
+    ///
+    /// # Errors
+    /// As for [`Stream::look`].
+    fn first_from(&self, place: Place) -> Result<Option<Place>, Failure> {
+        Ok(Some(place))
+    }
+
+    /// Whether a stream that was `before` ([`Extent::life`]) can be `now`, later.
+    fn goes_on(&self, before: &Value, now: &Value) -> bool {
+        before == now
+    }
+
+    /// What DONE says of the stream that was planned: for people, and for a target that makes the like of it. `records`
+    /// is how many were dumped, if that was all of it.
+    ///
+    /// # Errors
+    /// As for [`Stream::look`].
+    fn said(&self, life: &Value, records: Option<u64>) -> Result<Value, Failure> {
+        let _ = (life, records);
+        Ok(Value::Null)
+    }
+
     /// Memory that one reader holds at most, in bytes.
     fn reader_bytes(&self) -> u64;
 
@@ -149,17 +174,29 @@ impl Parts<'_> {
     fn add(&mut self, extent: &Extent, span: Span) -> Result<(), Stop> {
         let (bytes, _) = share(extent, span);
         let parts = parts_of(bytes, self.options.part_bytes, span);
-        let places = span.to.number() - span.from.number();
-        // Not one after the other times a step, so that the shares differ by one place at most.
-        let bound = |part: u128| {
-            let (step, rest) = (places / parts, places % parts);
-            Place::from_number(span.from.number() + step * part + rest.min(part))
+        let mut begin = match parts {
+            0 => span.to,
+            _ => self.stream.first_from(span.from)?.unwrap_or(span.to),
         };
-        for part in 0..parts {
+        for left in (1..=parts).rev() {
             self.gate.check()?;
+            if begin >= span.to {
+                break;
+            }
+            // An equal share of what is left, so that places without events behind each other make no empty parts.
+            let share = (span.to.number() - begin.number()) / left;
+            let end = match left {
+                1 => span.to,
+                _ => {
+                    let bound = Place::from_number(begin.number() + share.max(1));
+                    // Where the next event is: the next part begins with one.
+                    let next = self.stream.first_from(bound)?;
+                    next.map_or(span.to, |next| next.min(span.to))
+                }
+            };
             let span = Span {
-                from: bound(part),
-                to: bound(part + 1),
+                from: begin,
+                to: end,
             };
             self.planner.add(NewPart {
                 body: PlanBody::Bytes(span.to_json(self.stream.numbering(), &extent.life)),
@@ -167,6 +204,7 @@ impl Parts<'_> {
                 records: None,
                 bytes_estimate: bytes / parts as u64,
             })?;
+            begin = end;
         }
         Ok(())
     }
@@ -267,7 +305,7 @@ impl<S: Stream> Source for StreamSource<S> {
                         format!("what was planned last is no range of a stream: {why}; dump into another place"),
                     )
                 })?;
-                if life != extent.life {
+                if !self.stream.goes_on(&life, &extent.life) {
                     return Err(self.made_anew().into());
                 }
                 last.to
@@ -309,7 +347,7 @@ impl<S: Stream> Source for StreamSource<S> {
             }
             gate.wait(follow.pace)?;
             let before = std::mem::replace(&mut extent, self.stream.look()?);
-            if extent.life != before.life {
+            if !self.stream.goes_on(&before.life, &extent.life) {
                 return Err(self.made_anew().into());
             }
             // An event waits from the moment it was seen.
@@ -328,7 +366,7 @@ impl<S: Stream> Source for StreamSource<S> {
     }
 
     fn is_same(&self, incarnation: &Value) -> Result<bool, Stop> {
-        Ok(self.stream.look()?.life == *incarnation)
+        Ok(self.stream.goes_on(incarnation, &self.stream.look()?.life))
     }
 
     fn open(&self) -> Result<Box<dyn PartReader + '_>, Stop> {
@@ -336,14 +374,12 @@ impl<S: Stream> Source for StreamSource<S> {
     }
 
     /// The same stream must be there still.
-    fn finish(
-        &self,
-        planned: &Planned,
-        _records: u64,
-        _outcomes: &Outcomes,
-    ) -> Result<Value, Stop> {
+    fn finish(&self, planned: &Planned, records: u64, _outcomes: &Outcomes) -> Result<Value, Stop> {
         if self.is_same(&planned.incarnation)? {
-            return Ok(Value::Null);
+            let options = &self.options;
+            let is_all = options.from.is_none() && options.to.is_none() && options.follow.is_none();
+            let records = is_all.then_some(records);
+            return Ok(self.stream.said(&planned.incarnation, records)?);
         }
         Err(Failure::new(
             Party::Source,

@@ -5,10 +5,12 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use serde_json::Value;
 use tipple_flow::{Failure, Party, Sink, Source};
 
 use crate::log::Log;
 use crate::options::StreamOptions;
+use crate::redis::{Redis, RedisUrl};
 use crate::sink::StreamSink;
 use crate::source::StreamSource;
 
@@ -17,11 +19,13 @@ use crate::source::StreamSource;
 pub enum StreamUrl {
     /// `log:PATH`: the embedded log in a folder.
     Log(PathBuf),
+    /// `redis://…`: a stream in a Redis server.
+    Redis(RedisUrl),
 }
 
 impl StreamUrl {
     /// What they begin with, before the colon.
-    pub const SCHEMES: &[&str] = &["log"];
+    pub const SCHEMES: &[&str] = &["log", "redis", "rediss"];
 
     /// Reads what begins with one of [`StreamUrl::SCHEMES`] and a colon; `None` if it begins with something else.
     ///
@@ -37,6 +41,13 @@ impl StreamUrl {
                 "log: names no folder: give log:FOLDER, such as log:./orders",
             )),
             b"log" => Ok(Self::Log(PathBuf::from(OsStr::from_bytes(rest)))),
+            b"redis" | b"rediss" => match text.to_str() {
+                Some(text) => text.parse().map(Self::Redis),
+                None => Err(Failure::new(
+                    Party::Usage,
+                    "a Redis URL is UTF-8: write other bytes of a key as %XX",
+                )),
+            },
             _ => return None,
         })
     }
@@ -48,6 +59,7 @@ impl StreamUrl {
     pub fn source(&self, options: StreamOptions) -> Result<Box<dyn Source>, Failure> {
         Ok(match self {
             Self::Log(path) => Box::new(StreamSource::new(Log::at(path), options)?),
+            Self::Redis(url) => Box::new(StreamSource::new(Redis::new(url.clone()), options)?),
         })
     }
 
@@ -56,8 +68,20 @@ impl StreamUrl {
     /// # Errors
     /// [`Failure`]: it cannot be written to.
     pub fn sink(&self) -> Result<Box<dyn Sink>, Failure> {
+        self.sink_like(&Value::Null)
+    }
+
+    /// The stream as a sink that, where the system can, says of itself afterwards what the DONE of the dump says of its
+    /// source: `source`, or null.
+    ///
+    /// # Errors
+    /// [`Failure`]: it cannot be written to.
+    pub fn sink_like(&self, source: &Value) -> Result<Box<dyn Sink>, Failure> {
         Ok(match self {
             Self::Log(path) => Box::new(StreamSink::new(Log::at(path))),
+            Self::Redis(url) => {
+                Box::new(StreamSink::new(Redis::new(url.clone()).restoring(source)))
+            }
         })
     }
 }
@@ -67,6 +91,7 @@ impl fmt::Display for StreamUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Log(path) => write!(f, "log:{}", path.display()),
+            Self::Redis(url) => url.fmt(f),
         }
     }
 }

@@ -31,6 +31,7 @@ mod proxy;
 mod raw_memcached;
 mod raw_s3;
 mod raw_sqs;
+mod redis;
 mod tmpfs;
 mod wait;
 
@@ -49,5 +50,6 @@ pub use proxy::{End, Flow, Proxy, Script};
 pub use raw_memcached::{Expected, Item, RawMemcached, expected};
 pub use raw_s3::{Object, RawS3, Upload};
 pub use raw_sqs::{Message, RawSqs};
+pub use redis::{RawRedis, Redis, RedisReply};
 pub use tmpfs::Tmpfs;
 pub use wait::{cases, is_long, wait_for, wait_for_some};

@@ -11,9 +11,11 @@ use tipple_stream::StreamUrl;
 
 use crate::error::CliError;
 
-const SOURCES: &str = "memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, log:FOLDER, lines:FILE, or - for standard input";
-const SINKS: &str = "memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, log:FOLDER, lines:FILE, or - for standard output";
-const LATER: [&str; 4] = ["kafka", "mysql", "nats", "redis"];
+const SOURCES: &str = "memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, log:FOLDER, redis://HOST:PORT/KEY, lines:FILE, or - for standard input";
+const SINKS: &str = "memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, log:FOLDER, redis://HOST:PORT/KEY, lines:FILE, or - for standard output";
+const LATER: [&str; 3] = ["kafka", "mysql", "nats"];
+/// The password of a Redis server, as redis-cli has it, for a URL that has none.
+const REDIS_PASSWORD: &str = "REDISCLI_AUTH";
 
 /// A live system that is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +65,15 @@ impl<'a> Begin<'a> {
             };
         };
         if let Some(stream) = StreamUrl::parse(text) {
-            return Ok(Self::Stream(stream?));
+            return Ok(Self::Stream(match stream? {
+                StreamUrl::Redis(url) if !url.has_password() => {
+                    StreamUrl::Redis(match std::env::var(REDIS_PASSWORD) {
+                        Ok(password) => url.with_password(None, password),
+                        Err(_) => url,
+                    })
+                }
+                stream => stream,
+            }));
         }
         let scheme = String::from_utf8_lossy(&bytes[..colon]).to_ascii_lowercase();
         match scheme.as_str() {
@@ -283,6 +293,8 @@ mod tests {
             "foo://x?key=hunter2",
             "memcached://me:hunter2@h",
             "redis:hunter2@h",
+            "redis://me:hunter2@h",
+            "rediss://me:hunter2@h/k",
         ] {
             for error in [
                 SourceUrl::parse(OsStr::new(text)).unwrap_err(),

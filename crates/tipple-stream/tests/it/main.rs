@@ -1,3 +1,5 @@
 //! Streams as their users see them.
 
 mod log;
+mod pipeline;
+mod redis;

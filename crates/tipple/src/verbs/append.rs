@@ -17,6 +17,7 @@ pub(super) fn run(args: &AppendArgs, output: &Arc<Output>) -> Result<u8, CliErro
     let path = match StreamUrl::parse(&args.log) {
         Some(url) => match url? {
             StreamUrl::Log(path) => path,
+            other => return Err(not_a_log(&other.to_string())),
         },
         None => return Err(not_a_log(&args.log.to_string_lossy())),
     };

@@ -66,7 +66,11 @@ pub(super) fn run(args: &CatArgs, typed: &Typed<'_>, output: &Arc<Output>) -> Re
 
 /// The events of a stream itself.
 fn stream(url: &StreamUrl, args: &CatArgs) -> Result<u8, CliError> {
-    let StreamUrl::Log(path) = url;
+    let StreamUrl::Log(path) = url else {
+        return Err(CliError::usage(format!(
+            "{url} is not shown: cat reads dumps and log: streams; dump it, and give the dump"
+        )));
+    };
     let options = StreamOptions {
         from: args.stream.from,
         to: args.stream.to,

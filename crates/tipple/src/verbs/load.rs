@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use serde_json::Value;
 use tipple_dump::{CopyOptions, LoadOptions, NotifyTarget, OpenDump};
 use tipple_flow::Sink;
-use tipple_store::{Access, Store, open_store};
+use tipple_store::{Access, Store, StoreUrl, open_store};
 
 use crate::cli::LoadArgs;
 use crate::endpoint::{DumpPlace, SinkUrl};
@@ -47,7 +48,10 @@ pub(super) fn run(
         )?;
         return supervise::load(args, typed, store.as_ref(), target, output);
     }
-    let sink = ready::sink(&to, &args.lines, &args.storing, &memcached, true)?;
+    let sink = match (&to, &place) {
+        (SinkUrl::Stream(to), DumpPlace::Store(url)) => to.sink_like(&said(args, url, output)?)?,
+        _ => ready::sink(&to, &args.lines, &args.storing, &memcached, true)?,
+    };
     match &place {
         DumpPlace::Store(url) => {
             let store = open_store(url, Access::Read, &ready::store_options())?;
@@ -68,6 +72,16 @@ pub(super) fn run(
             from_cachemover(args, folder, sink.as_ref(), output)
         }
     }
+}
+
+/// What the source of a finished dump said at its end; null of any other, which the load itself refuses or takes.
+fn said(args: &LoadArgs, url: &StoreUrl, output: &Arc<Output>) -> Result<Value, CliError> {
+    let store = open_store(url, Access::Read, &ready::store_options())?;
+    let keys = ready::keys(&args.key, output)?;
+    let dump = OpenDump::open(store.as_ref(), true, keys.as_ref());
+    let dump = dump.ok().filter(|_| args.parts.parts.is_none());
+    let done = dump.as_ref().and_then(|dump| dump.done());
+    Ok(done.map_or(Value::Null, |done| done.source.clone()))
 }
 
 fn from_store(

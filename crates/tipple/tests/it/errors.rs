@@ -111,7 +111,7 @@ fn sources_sinks_and_stores() {
     let commands: &[&[&str]] = &[
         &["dump", "foo://x", "d"],
         &["dump", "nats://me:hunter2@h/ORDERS", "d"],
-        &["dump", "redis://h/0", "d"],
+        &["dump", "redis://me:hunter2@h", "d"],
         &["dump", "mysql://h/db", "d"],
         &["dump", "kafka://h/t", "d"],
         &["dump", "log:x", "d"],

@@ -6,8 +6,8 @@ use std::str::FromStr;
 use zstd_safe::{CCtx, CParameter, DCtx, zstd_sys};
 
 use crate::{
-    ChunkError, FRAME_BYTES_MAX, FRAMES_WRITTEN_MAX, INDEX_BYTES_WRITTEN_MAX, Place, Usage, frame,
-    index, seek_table,
+    ChunkError, Damage, FRAME_BYTES_MAX, FRAMES_WRITTEN_MAX, INDEX_BYTES_WRITTEN_MAX, Place, Usage,
+    frame, index, seek_table,
 };
 
 /// The lowest (fastest) zstd level.
@@ -321,6 +321,33 @@ impl Decoder {
         self.context
             .decompress(&mut self.raw[..raw_len], &self.stored[..stored_len])
             .map_err(zstd_safe::get_error_name)
+    }
+}
+
+impl Decoder {
+    /// Decodes one whole stored frame that no chunk's index vouches for: it must state its size, be no larger than a
+    /// frame of ours, and fit its own checksum.
+    ///
+    /// # Errors
+    /// `Damaged` otherwise.
+    pub fn decode_loose(&mut self, stored: &[u8]) -> Result<&[u8], ChunkError> {
+        let place = Place::Frame {
+            number: 0,
+            offset: 0,
+        };
+        let damaged = |reason| ChunkError::Damaged {
+            place,
+            damage: Damage::Undecodable { reason },
+        };
+        let raw_len = match zstd_safe::get_frame_content_size(stored) {
+            Ok(Some(len)) if len <= FRAME_BYTES_MAX as u64 => len as usize,
+            _ => return Err(damaged("it states no size, or too large a one")),
+        };
+        match self.context.decompress(&mut self.raw[..raw_len], stored) {
+            Ok(len) if len == raw_len => Ok(&self.raw[..len]),
+            Ok(_) => Err(damaged("it has another size than it states")),
+            Err(code) => Err(damaged(zstd_safe::get_error_name(code))),
+        }
     }
 }
 

@@ -50,6 +50,7 @@ mod error;
 mod frame;
 mod index;
 mod key_ring;
+mod loose;
 mod output;
 mod reader;
 mod scratch;
@@ -69,6 +70,7 @@ pub use index::{
     ChunkIndex, FrameEntry, INDEX_BYTES_MAX, INDEX_BYTES_WRITTEN_MAX, POSITION_BYTES_MAX,
 };
 pub use key_ring::{KeyId, KeyRing, SealKey};
+pub use loose::{LooseFrame, LooseFrames};
 pub use reader::{ChunkReader, Frame, verify};
 pub use scratch::Scratch;
 pub use seal::{Binding, Purpose, seal_bytes, sealed_bytes};

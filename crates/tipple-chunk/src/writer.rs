@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, IoSlice, Write};
+use std::ops::{Deref, DerefMut};
 
 use xxhash_rust::xxh64::Xxh64;
 
@@ -58,7 +59,7 @@ pub struct Sealed {
 /// not a chunk; a writer that is dropped leaves it so.
 pub struct ChunkWriter<'e, W: Write> {
     out: Output<W>,
-    encoder: &'e mut Encoder,
+    encoder: Lent<'e>,
     content: Content,
     begins_inside_record: bool,
     /// Of the frames, before they are sealed.
@@ -68,6 +69,39 @@ pub struct ChunkWriter<'e, W: Write> {
     frames: u32,
     first_position: Vec<u8>,
     has_failed: bool,
+}
+
+/// The encoder of a chunk: somebody's, who has it back afterwards, or the chunk's own.
+enum Lent<'e> {
+    Borrowed(&'e mut Encoder),
+    Owned(Box<Encoder>),
+}
+
+impl Deref for Lent<'_> {
+    type Target = Encoder;
+
+    fn deref(&self) -> &Encoder {
+        match self {
+            Lent::Borrowed(encoder) => encoder,
+            Lent::Owned(encoder) => encoder,
+        }
+    }
+}
+
+impl DerefMut for Lent<'_> {
+    fn deref_mut(&mut self) -> &mut Encoder {
+        match self {
+            Lent::Borrowed(encoder) => encoder,
+            Lent::Owned(encoder) => encoder,
+        }
+    }
+}
+
+impl<W: Write> ChunkWriter<'static, W> {
+    /// As [`new`](ChunkWriter::new), with an encoder of its own, for who keeps a chunk open for long.
+    pub fn owning(out: W, encoder: Box<Encoder>, content: &Content) -> ChunkWriter<'static, W> {
+        ChunkWriter::begin(Output::plain(out), Lent::Owned(encoder), content, false)
+    }
 }
 
 impl<'e, W: Write> ChunkWriter<'e, W> {
@@ -81,6 +115,7 @@ impl<'e, W: Write> ChunkWriter<'e, W> {
         content: &Content,
         begins_inside_record: bool,
     ) -> ChunkWriter<'e, W> {
+        let encoder = Lent::Borrowed(encoder);
         ChunkWriter::begin(Output::plain(out), encoder, content, begins_inside_record)
     }
 
@@ -92,17 +127,19 @@ impl<'e, W: Write> ChunkWriter<'e, W> {
         content: &Content,
         begins_inside_record: bool,
     ) -> ChunkWriter<'e, W> {
+        let encoder = Lent::Borrowed(encoder);
         ChunkWriter::begin(Output::Sealed(out), encoder, content, begins_inside_record)
     }
 
     fn begin(
         out: Output<W>,
-        encoder: &'e mut Encoder,
+        mut encoder: Lent<'e>,
         content: &Content,
         begins_inside_record: bool,
     ) -> ChunkWriter<'e, W> {
-        index::begin(&mut encoder.index);
-        seek_table::begin(&mut encoder.seek_table);
+        let tables = &mut *encoder;
+        index::begin(&mut tables.index);
+        seek_table::begin(&mut tables.seek_table);
         ChunkWriter {
             out,
             encoder,
@@ -151,8 +188,9 @@ impl<'e, W: Write> ChunkWriter<'e, W> {
             "zstd keeps its own bound"
         );
         let (stored_len, raw_len) = (stored_len as u32, raw.len() as u32);
-        index::push(&mut self.encoder.index, stored_len, raw_len, &mark, digest);
-        seek_table::push(&mut self.encoder.seek_table, stored_len, raw_len, checksum);
+        let tables = &mut *self.encoder;
+        index::push(&mut tables.index, stored_len, raw_len, &mark, digest);
+        seek_table::push(&mut tables.seek_table, stored_len, raw_len, checksum);
         if self.frames == 0 {
             self.first_position = mark.position.to_vec();
         }

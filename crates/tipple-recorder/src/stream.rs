@@ -1,0 +1,538 @@
+//! The handle that a program records with, and what happens on the thread that calls it.
+
+use std::any::type_name;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use serde::Serialize;
+
+use crate::config::{Level, is_sampled};
+use crate::core::{Channel, Core, MessageRule, StreamMeta, ThreadSide, locked};
+use crate::entry::{
+    CUT, Direction, Entry, HEADER_BYTES, Kind, NAME_OF_TYPE, REDACTED, name_of_type,
+};
+use crate::handover::Filling;
+use crate::limit::Allowance;
+use crate::loss::{LossCell, Why};
+use crate::mode::Recording;
+use crate::tape::{Root, Tape, TapeError};
+use crate::trace;
+
+/// Records messages of one group, class and key. Cheap to clone; may be used by any thread.
+///
+/// Its records go to a buffer of the thread that calls; nothing is locked, cloned or allocated, but for a new buffer when
+/// one is full. What happens when memory is used up is [`OnFull`](crate::OnFull).
+#[derive(Clone)]
+pub struct Stream {
+    owner: Arc<Owner>,
+    level: Level,
+    trace: Option<u64>,
+    name: Option<Root>,
+}
+
+/// Tells the recorder when the last handle of a stream is gone.
+struct Owner {
+    core: Arc<Core>,
+    meta: Arc<StreamMeta>,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        locked(&self.core.retired).push((self.meta.id, self.core.clock.now()));
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream")
+            .field("meta", &self.owner.meta)
+            .field("level", &self.level)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Stream {
+    pub(crate) fn new(core: &Arc<Core>, group: &str) -> Stream {
+        Stream::of(core, core.stream(group, CLASS_DEFAULT, "", ""))
+    }
+
+    fn of(core: &Arc<Core>, meta: Arc<StreamMeta>) -> Stream {
+        let core = Arc::clone(core);
+        Stream {
+            owner: Arc::new(Owner { core, meta }),
+            level: Level::Normal,
+            trace: None,
+            name: None,
+        }
+    }
+
+    fn with(self, class: &str, key: &str, protocol: &str) -> Stream {
+        let core = &self.owner.core;
+        let group = &self.owner.meta.channel.group.name;
+        Stream {
+            owner: Stream::of(core, core.stream(group, class, key, protocol)).owner,
+            ..self
+        }
+    }
+
+    /// The same, of one of several alike within the group: a line's `k`. Default: none.
+    pub fn key(self, key: impl fmt::Display) -> Stream {
+        let meta = Arc::clone(&self.owner.meta);
+        self.with(&meta.channel.class, &key.to_string(), &meta.protocol)
+    }
+
+    /// The same, of another class: a line's `cl`. A class has a rate of its own within each group, and files of its own.
+    /// Default: `default`.
+    pub fn class(self, class: &str) -> Stream {
+        let meta = Arc::clone(&self.owner.meta);
+        self.with(class, &meta.key, &meta.protocol)
+    }
+
+    /// The same, of messages of this protocol: a line's `mp`. Default: empty.
+    pub fn protocol(self, protocol: &str) -> Stream {
+        let meta = Arc::clone(&self.owner.meta);
+        self.with(&meta.channel.class, &meta.key, protocol)
+    }
+
+    /// The same, for records of this level. Default: [`Level::Normal`].
+    pub fn level(self, level: Level) -> Stream {
+        Stream { level, ..self }
+    }
+
+    /// The same, for records of this trace instead of [the current one](trace::current).
+    pub fn trace(self, trace: u64) -> Stream {
+        Stream {
+            trace: Some(trace),
+            ..self
+        }
+    }
+
+    /// The same, for messages of this name, instead of that of their type: a line's `mn`.
+    pub fn named(self, name: &'static str) -> Stream {
+        let root = Root { name, variant: "" };
+        Stream {
+            name: Some(root),
+            ..self
+        }
+    }
+
+    /// Records `message`. Its `Serialize` is called once, or once more when it does not fit into the rest of a buffer, on
+    /// this thread, before the call returns.
+    ///
+    /// Waits only with [`OnFull::Block`](crate::OnFull::Block). What is not recorded is lost with a cause, which the
+    /// recording and the [report](crate::RecordingReport) tell; after the recorder was shut down, nothing happens.
+    ///
+    /// # Panics
+    /// If `Serialize` panics; the record is lost with the cause `error`.
+    #[inline]
+    pub fn record<M: Serialize + ?Sized>(&self, direction: Direction, kind: Kind, message: &M) {
+        let meta = &*self.owner.meta;
+        if !meta.channel.lets(self.level) {
+            return;
+        }
+        let mark = Mark {
+            trace: self.trace.unwrap_or_else(trace::current),
+            direction,
+            kind,
+            name: self.name,
+        };
+        let core = &self.owner.core;
+        let done = LOCALS.try_with(|locals| {
+            // Taken while a `Serialize` that this thread runs for a recorder records something itself.
+            let mut locals = locals.try_borrow_mut().ok()?;
+            locals.of(core).record(core, meta, &mark, message);
+            Some(())
+        });
+        if !matches!(done, Ok(Some(()))) {
+            // In the midst of another record, or of the end of the thread: from a place of its own.
+            Local::new(core).record(core, meta, &mark, message);
+        }
+    }
+
+    /// Records a message that was received: [`record`](Stream::record) of [`Direction::In`], [`Kind::Regular`].
+    #[inline]
+    pub fn received<M: Serialize + ?Sized>(&self, message: &M) {
+        self.record(Direction::In, Kind::Regular, message);
+    }
+
+    /// Records a message that is sent: [`record`](Stream::record) of [`Direction::Out`], [`Kind::Regular`].
+    #[inline]
+    pub fn sent<M: Serialize + ?Sized>(&self, message: &M) {
+        self.record(Direction::Out, Kind::Regular, message);
+    }
+
+    /// Whether a record would be recorded by level and configuration; limits aside. To save what making the message
+    /// would cost.
+    #[inline]
+    pub fn is_enabled(&self) -> bool {
+        self.owner.meta.channel.lets(self.level)
+            && !self.owner.core.is_closed.load(Ordering::Relaxed)
+    }
+}
+
+/// The class of records that say no other.
+pub(crate) const CLASS_DEFAULT: &str = "default";
+
+/// What a call says beside the message.
+struct Mark {
+    trace: u64,
+    direction: Direction,
+    kind: Kind,
+    name: Option<Root>,
+}
+
+thread_local! {
+    static LOCALS: RefCell<Locals> = const { RefCell::new(Locals(Vec::new())) };
+}
+
+/// What this thread has for each recorder: usually there is one.
+struct Locals(Vec<Local>);
+
+impl Locals {
+    #[inline]
+    fn of(&mut self, core: &Arc<Core>) -> &mut Local {
+        let at = match self.0.first() {
+            Some(first) if first.core_id == core.id => 0,
+            _ => self.find(core),
+        };
+        &mut self.0[at]
+    }
+
+    #[cold]
+    fn find(&mut self, core: &Arc<Core>) -> usize {
+        // Those of recorders that are gone hold memory for nothing.
+        self.0.retain(|local| {
+            !local.core.is_closed.load(Ordering::Relaxed) || local.core_id == core.id
+        });
+        let found = self.0.iter().position(|local| local.core_id == core.id);
+        found.unwrap_or_else(|| {
+            self.0.push(Local::new(core));
+            self.0.len() - 1
+        })
+    }
+}
+
+/// What one thread has for one recorder.
+struct Local {
+    core_id: u64,
+    core: Arc<Core>,
+    side: Arc<ThreadSide>,
+    filling: Option<Filling>,
+    /// By channel.
+    slots: Vec<Option<Slot>>,
+}
+
+/// What one thread has for one channel.
+struct Slot {
+    cell: Arc<LossCell>,
+    /// Causes of which a run is open, as bits: nothing was recorded since it began.
+    open: Cell<u16>,
+    allowance: Allowance,
+    messages: Messages,
+}
+
+/// What is said of single messages, as far as this thread has met them.
+#[derive(Default)]
+struct Messages {
+    version: u64,
+    /// By the addresses of the names.
+    rules: HashMap<(usize, usize, u32), Option<(MessageRule, Allowance)>>,
+}
+
+impl Messages {
+    /// What is said of this message.
+    #[cold]
+    fn rule<M: Serialize + ?Sized>(
+        &mut self,
+        core: &Core,
+        meta: &StreamMeta,
+        mark: &Mark,
+        message: &M,
+    ) -> Option<&mut (MessageRule, Allowance)> {
+        let version = core.config_version.load(Ordering::Acquire);
+        if self.version != version {
+            self.rules.clear();
+            self.version = version;
+        }
+        let root = mark.name.unwrap_or_else(|| {
+            // The first thing that a message says is its name; there is no room for the rest.
+            let mut tape = Tape::new(&mut []);
+            let _recording = Recording::begin();
+            let _ = message.serialize(&mut tape);
+            match tape.root() {
+                Root { name: "", .. } => Root {
+                    name: name_of_type(type_name::<M>()),
+                    variant: "",
+                },
+                root => root,
+            }
+        });
+        let key = (
+            root.name.as_ptr().addr(),
+            root.variant.as_ptr().addr(),
+            meta.id,
+        );
+        let rule = self.rules.entry(key).or_insert_with(|| {
+            let name = match root.variant {
+                "" => root.name.to_owned(),
+                variant => format!("{}::{variant}", root.name),
+            };
+            let rule = core.message_rule(&meta.protocol, &name)?;
+            Some((rule, Allowance::default()))
+        });
+        rule.as_mut()
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        self.filling = None;
+        self.side.has_ended.store(true, Ordering::Release);
+        // Others may wait for the buffer.
+        self.core.wake();
+    }
+}
+
+/// The thread is busy as long as it lives; a record that is not done by then is lost.
+struct Attempt<'a> {
+    side: &'a ThreadSide,
+    cell: &'a LossCell,
+    open: &'a Cell<u16>,
+    number: u64,
+    /// What it is lost as, unless it is recorded.
+    lost: Option<Why>,
+}
+
+impl Drop for Attempt<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        match self.lost {
+            Some(why) => {
+                let bit = 1 << why as u8;
+                let open = self.open.get();
+                self.cell.lose(why, self.number, open & bit == 0);
+                self.open.set(open | bit);
+            }
+            None => self.open.set(0),
+        }
+        self.side.is_busy.store(false, Ordering::Release);
+    }
+}
+
+impl Local {
+    #[cold]
+    fn new(core: &Arc<Core>) -> Local {
+        Local {
+            core_id: core.id,
+            core: Arc::clone(core),
+            side: core.register(),
+            filling: None,
+            slots: Vec::new(),
+        }
+    }
+
+    #[cold]
+    fn add_slot(&mut self, channel: &Channel) {
+        let at = channel.id as usize;
+        if self.slots.len() <= at {
+            self.slots.resize_with(at + 1, || None);
+        }
+        let cell = Arc::new(LossCell::default());
+        locked(&self.side.cells).push((channel.id, Arc::clone(&cell)));
+        self.slots[at] = Some(Slot {
+            cell,
+            open: Cell::new(0),
+            allowance: Allowance::default(),
+            messages: Messages::default(),
+        });
+    }
+
+    #[inline]
+    fn record<M: Serialize + ?Sized>(
+        &mut self,
+        core: &Core,
+        meta: &StreamMeta,
+        mark: &Mark,
+        message: &M,
+    ) {
+        let channel = &*meta.channel;
+        let at = channel.id as usize;
+        if !matches!(self.slots.get(at), Some(Some(_))) {
+            self.add_slot(channel);
+        }
+        let slot = self.slots[at].as_mut().expect("it was added");
+        let mut rule = match channel.has_messages.load(Ordering::Relaxed) {
+            false => None,
+            true => slot.messages.rule(core, meta, mark, message),
+        };
+        if rule.as_ref().is_some_and(|(rule, _)| rule.disabled) {
+            return;
+        }
+        if core.is_closed.load(Ordering::SeqCst) {
+            return;
+        }
+        // First that it is busy, then its number, then the time: so that the writer, which reads them the other way
+        // round, never believes that all of a moment is there while this record is not.
+        self.side.is_busy.store(true, Ordering::Relaxed);
+        let mut attempt = Attempt {
+            side: &self.side,
+            cell: &slot.cell,
+            open: &slot.open,
+            number: channel.group.numbers.next(),
+            lost: Some(Why::Error),
+        };
+        attempt.lost = match refused(core, channel, mark, &mut slot.allowance, &mut rule) {
+            Some(why) => Some(why),
+            None => {
+                let entry = Entry {
+                    stream: meta.id,
+                    number: attempt.number,
+                    ticks: core.clock.now(),
+                    trace: mark.trace,
+                    direction: mark.direction,
+                    kind: mark.kind,
+                    root: mark.name.unwrap_or_default(),
+                    flags: 0,
+                };
+                write(core, &self.side, &mut self.filling, entry, message)
+            }
+        };
+    }
+}
+
+/// Why the record is lost before its message is looked at.
+#[inline]
+fn refused(
+    core: &Core,
+    channel: &Channel,
+    mark: &Mark,
+    allowance: &mut Allowance,
+    rule: &mut Option<&mut (MessageRule, Allowance)>,
+) -> Option<Why> {
+    // The recorder may have been shut down since the number was taken.
+    if core.is_closed.load(Ordering::SeqCst) {
+        return Some(Why::Shutdown);
+    }
+    let sample = channel.sample.load(Ordering::Relaxed);
+    if sample != u64::MAX && !is_sampled(mark.trace, sample) {
+        return Some(Why::Sampled);
+    }
+    let now = || core.clock.now();
+    if let Some((rule, allowance)) = rule {
+        if !is_sampled(mark.trace, rule.sample) {
+            return Some(Why::Sampled);
+        }
+        if let Some(limiter) = &rule.limiter
+            && !limiter.pass(allowance, now)
+        {
+            return Some(Why::Rate);
+        }
+    }
+    (!channel.limiter.pass(allowance, now)).then_some(Why::Rate)
+}
+
+/// Writes the entry of `message` into the buffer, or a new one. Gives why it is lost if it is.
+#[inline]
+fn write<M: Serialize + ?Sized>(
+    core: &Core,
+    side: &ThreadSide,
+    filling: &mut Option<Filling>,
+    entry: Entry,
+    message: &M,
+) -> Option<Why> {
+    let tried = match filling {
+        Some(filling) => encode(filling, &entry, message, false),
+        None => Err(TapeError::Full),
+    };
+    match tried {
+        Ok(()) => None,
+        Err(TapeError::Full) => write_elsewhere(core, side, filling, entry, message),
+        Err(TapeError::Message(reason)) => Some(failed(core, &reason)),
+    }
+}
+
+/// A `Serialize` that says it cannot.
+#[cold]
+fn failed(core: &Core, reason: &str) -> Why {
+    core.note_error(reason.to_owned());
+    Why::Error
+}
+
+/// The same, when there is no buffer, or too little room in it: in a new one of the usual size, then in larger ones.
+#[cold]
+#[inline(never)]
+fn write_elsewhere<M: Serialize + ?Sized>(
+    core: &Core,
+    side: &ThreadSide,
+    filling: &mut Option<Filling>,
+    mut entry: Entry,
+    message: &M,
+) -> Option<Why> {
+    let mut bytes = core.pool.buffer_bytes;
+    loop {
+        // The thread lets go of the full one first: it may be what makes room.
+        *filling = None;
+        let Some(new) = core.buffer(side, bytes) else {
+            let why = match core.is_closed.load(Ordering::Relaxed) {
+                true => Why::Shutdown,
+                false => Why::Memory,
+            };
+            return Some(why);
+        };
+        let new = filling.insert(new);
+        // Time may have passed.
+        entry.ticks = core.clock.now();
+        let largest = core.tape_bytes_max.load(Ordering::Relaxed);
+        let is_largest = bytes >= largest;
+        match encode(new, &entry, message, is_largest) {
+            Ok(()) => {
+                if bytes > core.pool.buffer_bytes {
+                    // A large one is for one record.
+                    *filling = None;
+                }
+                return None;
+            }
+            Err(TapeError::Full) => bytes = (bytes * 8).min(largest),
+            Err(TapeError::Message(reason)) => return Some(failed(core, &reason)),
+        }
+    }
+}
+
+/// Writes one entry into the room of a buffer and commits it. With `cut`, what does not fit is left away.
+#[inline]
+fn encode<M: Serialize + ?Sized>(
+    filling: &mut Filling,
+    entry: &Entry,
+    message: &M,
+    cut: bool,
+) -> Result<(), TapeError> {
+    let Some((header, room)) = filling.room().split_at_mut_checked(HEADER_BYTES) else {
+        return Err(TapeError::Full);
+    };
+    let recording = Recording::begin();
+    let mut tape = Tape::new(room);
+    let mut entry = *entry;
+    match message.serialize(&mut tape) {
+        Ok(()) => {}
+        Err(TapeError::Full) if cut => entry.flags |= CUT,
+        Err(error) => return Err(error),
+    }
+    if recording.has_redacted() {
+        entry.flags |= REDACTED;
+    }
+    drop(recording);
+    if entry.root.name.is_empty() {
+        entry.root = tape.root();
+        if entry.root.name.is_empty() {
+            entry.root.name = type_name::<M>();
+            entry.flags |= NAME_OF_TYPE;
+        }
+    }
+    let len = HEADER_BYTES + tape.len();
+    entry.encode(len, header);
+    filling.commit(len);
+    Ok(())
+}

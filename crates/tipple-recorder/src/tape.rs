@@ -1,0 +1,977 @@
+//! The tape: what a message looks like between the thread that records it and the thread that writes it.
+//!
+//! A serde `Serializer` that writes one operation after the other into a slice, with nothing allocated, cloned or boxed.
+//! Names of structs, fields and variants are `'static`, so that the tape holds their addresses: writing one takes a
+//! store, whatever its length. A tape is never written to disk and never leaves the process.
+//!
+//! | operation | after its byte | JSON |
+//! |---|---|---|
+//! | `NULL`, `FALSE`, `TRUE` | – | `null`, `false`, `true` |
+//! | `U64`, `I64`, `F64` | 8 bytes | a number; floats that are not finite are `null` |
+//! | `U128`, `I128` | 16 bytes | a number |
+//! | `F32` | 4 bytes | a number |
+//! | `STR` | length (4), bytes | a string |
+//! | `NAME` | address (8), length (4) | a string: a unit variant |
+//! | `BYTES` | length (4), bytes | an array of numbers |
+//! | `RAW` | length (4), bytes | the text itself |
+//! | `FIELD` | address (8), length (4) | a key |
+//! | `KEY` | length (4), bytes | a key |
+//! | `MAP`, `END_MAP`, `SEQ`, `END_SEQ` | – | `{`, `}`, `[`, `]` |
+
+use std::fmt::{self, Display, Write as _};
+use std::io;
+
+use serde::ser::{self, Impossible, Serialize};
+
+pub(crate) const NULL: u8 = 0;
+pub(crate) const FALSE: u8 = 1;
+pub(crate) const TRUE: u8 = 2;
+pub(crate) const U64: u8 = 3;
+pub(crate) const I64: u8 = 4;
+pub(crate) const U128: u8 = 5;
+pub(crate) const I128: u8 = 6;
+pub(crate) const F32: u8 = 7;
+pub(crate) const F64: u8 = 8;
+pub(crate) const STR: u8 = 9;
+pub(crate) const NAME: u8 = 10;
+pub(crate) const BYTES: u8 = 11;
+pub(crate) const RAW: u8 = 12;
+pub(crate) const FIELD: u8 = 13;
+pub(crate) const KEY: u8 = 14;
+pub(crate) const MAP: u8 = 15;
+pub(crate) const END_MAP: u8 = 16;
+pub(crate) const SEQ: u8 = 17;
+pub(crate) const END_SEQ: u8 = 18;
+
+/// What `serde_json` calls the struct around its `RawValue`: the text in it is JSON already.
+const RAW_TOKEN: &str = "$serde_json::private::RawValue";
+/// The same of its numbers of any precision.
+const NUMBER_TOKEN: &str = "$serde_json::private::Number";
+
+/// What a message says about its own name: that of its type, and of its variant if that is an enum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Root {
+    pub(crate) name: &'static str,
+    pub(crate) variant: &'static str,
+}
+
+/// Why there is no tape of a message.
+#[derive(Debug)]
+pub(crate) enum TapeError {
+    /// It does not fit into the slice.
+    Full,
+    /// `Serialize` says that it cannot be serialized, or JSON has no such thing.
+    Message(Box<str>),
+}
+
+impl Display for TapeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TapeError::Full => f.write_str("the tape is full"),
+            TapeError::Message(message) => f.write_str(message),
+        }
+    }
+}
+
+impl std::error::Error for TapeError {}
+
+impl ser::Error for TapeError {
+    fn custom<T: Display>(message: T) -> TapeError {
+        TapeError::Message(message.to_string().into())
+    }
+}
+
+type Result<T = ()> = std::result::Result<T, TapeError>;
+
+/// Writes a tape into a slice.
+pub(crate) struct Tape<'a> {
+    out: &'a mut [u8],
+    at: usize,
+    root: Root,
+}
+
+impl<'a> Tape<'a> {
+    pub(crate) fn new(out: &'a mut [u8]) -> Tape<'a> {
+        Tape {
+            out,
+            at: 0,
+            root: Root::default(),
+        }
+    }
+
+    /// Bytes that were written.
+    pub(crate) fn len(&self) -> usize {
+        self.at
+    }
+
+    pub(crate) fn root(&self) -> Root {
+        self.root
+    }
+
+    #[inline(always)]
+    fn op(&mut self, op: u8) -> Result {
+        self.put([op])
+    }
+
+    #[inline(always)]
+    fn put<const N: usize>(&mut self, bytes: [u8; N]) -> Result {
+        match self.out.get_mut(self.at..self.at + N) {
+            Some(room) => {
+                room.copy_from_slice(&bytes);
+                self.at += N;
+                Ok(())
+            }
+            None => Err(TapeError::Full),
+        }
+    }
+
+    /// An operation and its operand, held against the room in one step.
+    #[inline(always)]
+    fn fixed<const N: usize>(&mut self, op: u8, operand: [u8; N]) -> Result {
+        match self.out.get_mut(self.at..self.at + N + 1) {
+            Some(room) => {
+                room[0] = op;
+                room[1..].copy_from_slice(&operand);
+                self.at += N + 1;
+                Ok(())
+            }
+            None => Err(TapeError::Full),
+        }
+    }
+
+    #[inline(always)]
+    fn text(&mut self, op: u8, text: &[u8]) -> Result {
+        let Ok(len) = u32::try_from(text.len()) else {
+            return Err(TapeError::Full);
+        };
+        match self.out.get_mut(self.at..self.at + 5 + text.len()) {
+            Some(room) => {
+                room[0] = op;
+                room[1..5].copy_from_slice(&len.to_le_bytes());
+                room[5..].copy_from_slice(text);
+                self.at += 5 + text.len();
+                Ok(())
+            }
+            None => self.cut_text(op, text),
+        }
+    }
+
+    /// As much of a text as there is room for: what is truncated shows it.
+    #[cold]
+    fn cut_text(&mut self, op: u8, text: &[u8]) -> Result {
+        if let (Some(room), Ok(text)) = (
+            (self.out.len() - self.at).checked_sub(5),
+            std::str::from_utf8(text),
+        ) && op == STR
+        {
+            let len = text.floor_char_boundary(room);
+            self.fixed(op, (len as u32).to_le_bytes())?;
+            self.out[self.at..self.at + len].copy_from_slice(&text.as_bytes()[..len]);
+            self.at += len;
+        }
+        Err(TapeError::Full)
+    }
+
+    /// A name by its address.
+    #[inline(always)]
+    fn name(&mut self, op: u8, name: &'static str) -> Result {
+        let mut operand = [0; 12];
+        operand[..8].copy_from_slice(&address(name).to_le_bytes());
+        operand[8..].copy_from_slice(&(name.len() as u32).to_le_bytes());
+        self.fixed(op, operand)
+    }
+
+    /// The same as `text`, of something that is displayed.
+    fn display(&mut self, op: u8, value: &(impl Display + ?Sized)) -> Result {
+        let start = self.at;
+        self.fixed(op, [0; 4])?;
+        if write!(Text(self), "{value}").is_err() {
+            let full = self.at == self.out.len();
+            self.at = start;
+            return Err(match full {
+                true => TapeError::Full,
+                false => {
+                    ser::Error::custom("a Display implementation returned an error unexpectedly")
+                }
+            });
+        }
+        self.end_text(start)
+    }
+
+    /// Fills in the length of a text that began at `start`.
+    fn end_text(&mut self, start: usize) -> Result {
+        let len = u32::try_from(self.at - start - 5).map_err(|_| TapeError::Full)?;
+        self.out[start + 1..start + 5].copy_from_slice(&len.to_le_bytes());
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn is_root(&self) -> bool {
+        self.at == 0 && self.root.name.is_empty()
+    }
+
+    #[inline(always)]
+    fn note(&mut self, name: &'static str, variant: &'static str) {
+        if self.is_root() {
+            self.root = Root { name, variant };
+        }
+    }
+}
+
+/// The text of a `Display` on its way into the tape.
+struct Text<'t, 'a>(&'t mut Tape<'a>);
+
+impl fmt::Write for Text<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let tape = &mut *self.0;
+        match tape.out.get_mut(tape.at..tape.at + text.len()) {
+            Some(room) => {
+                room.copy_from_slice(text.as_bytes());
+                tape.at += text.len();
+                Ok(())
+            }
+            None => {
+                // What tells a tape that is full from a `Display` that failed.
+                tape.at = tape.out.len();
+                Err(fmt::Error)
+            }
+        }
+    }
+}
+
+impl io::Write for Text<'_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let text = std::str::from_utf8(bytes).map_err(io::Error::other)?;
+        self.write_str(text).map_err(io::Error::other)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn address(text: &'static str) -> u64 {
+    text.as_ptr().expose_provenance() as u64
+}
+
+/// The name that [`Tape::name`] has written.
+///
+/// # Safety
+/// `address` and `len` must be those that this process wrote for a `&'static str`.
+#[expect(
+    unsafe_code,
+    reason = "the tape holds names by their addresses, which is what makes it fast"
+)]
+pub(crate) unsafe fn name_at(address: u64, len: u32) -> &'static str {
+    if len == 0 {
+        return "";
+    }
+    let start = std::ptr::with_exposed_provenance(address as usize);
+    // SAFETY: by the caller's promise these are the parts of a string that lives as long as the process.
+    unsafe { std::str::from_utf8_unchecked(std::slice::from_raw_parts(start, len as usize)) }
+}
+
+/// A name as it is stored in the header of a record.
+pub(crate) fn name_parts(name: &'static str) -> (u64, u32) {
+    (address(name), name.len() as u32)
+}
+
+impl<'t, 'a> ser::Serializer for &'t mut Tape<'a> {
+    type Ok = ();
+    type Error = TapeError;
+    type SerializeSeq = Sequence<'t, 'a>;
+    type SerializeTuple = Sequence<'t, 'a>;
+    type SerializeTupleStruct = Sequence<'t, 'a>;
+    type SerializeTupleVariant = Sequence<'t, 'a>;
+    type SerializeMap = Fields<'t, 'a>;
+    type SerializeStruct = Fields<'t, 'a>;
+    type SerializeStructVariant = Fields<'t, 'a>;
+
+    #[inline]
+    fn serialize_bool(self, value: bool) -> Result {
+        self.op(if value { TRUE } else { FALSE })
+    }
+
+    #[inline]
+    fn serialize_i8(self, value: i8) -> Result {
+        self.serialize_i64(value.into())
+    }
+
+    #[inline]
+    fn serialize_i16(self, value: i16) -> Result {
+        self.serialize_i64(value.into())
+    }
+
+    #[inline]
+    fn serialize_i32(self, value: i32) -> Result {
+        self.serialize_i64(value.into())
+    }
+
+    #[inline]
+    fn serialize_i64(self, value: i64) -> Result {
+        self.fixed(I64, value.to_le_bytes())
+    }
+
+    #[inline]
+    fn serialize_i128(self, value: i128) -> Result {
+        self.fixed(I128, value.to_le_bytes())
+    }
+
+    #[inline]
+    fn serialize_u8(self, value: u8) -> Result {
+        self.serialize_u64(value.into())
+    }
+
+    #[inline]
+    fn serialize_u16(self, value: u16) -> Result {
+        self.serialize_u64(value.into())
+    }
+
+    #[inline]
+    fn serialize_u32(self, value: u32) -> Result {
+        self.serialize_u64(value.into())
+    }
+
+    #[inline]
+    fn serialize_u64(self, value: u64) -> Result {
+        self.fixed(U64, value.to_le_bytes())
+    }
+
+    #[inline]
+    fn serialize_u128(self, value: u128) -> Result {
+        self.fixed(U128, value.to_le_bytes())
+    }
+
+    #[inline]
+    fn serialize_f32(self, value: f32) -> Result {
+        self.fixed(F32, value.to_le_bytes())
+    }
+
+    #[inline]
+    fn serialize_f64(self, value: f64) -> Result {
+        self.fixed(F64, value.to_le_bytes())
+    }
+
+    #[inline]
+    fn serialize_char(self, value: char) -> Result {
+        self.serialize_str(value.encode_utf8(&mut [0; 4]))
+    }
+
+    #[inline]
+    fn serialize_str(self, value: &str) -> Result {
+        self.text(STR, value.as_bytes())
+    }
+
+    #[inline]
+    fn serialize_bytes(self, value: &[u8]) -> Result {
+        self.text(BYTES, value)
+    }
+
+    #[inline]
+    fn serialize_none(self) -> Result {
+        self.op(NULL)
+    }
+
+    #[inline]
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result {
+        value.serialize(self)
+    }
+
+    #[inline]
+    fn serialize_unit(self) -> Result {
+        self.op(NULL)
+    }
+
+    #[inline]
+    fn serialize_unit_struct(self, name: &'static str) -> Result {
+        self.note(name, "");
+        self.op(NULL)
+    }
+
+    #[inline]
+    fn serialize_unit_variant(
+        self,
+        name: &'static str,
+        _index: u32,
+        variant: &'static str,
+    ) -> Result {
+        self.note(name, variant);
+        self.name(NAME, variant)
+    }
+
+    #[inline]
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(
+        self,
+        name: &'static str,
+        value: &T,
+    ) -> Result {
+        self.note(name, "");
+        value.serialize(self)
+    }
+
+    #[inline]
+    fn serialize_newtype_variant<T: Serialize + ?Sized>(
+        self,
+        name: &'static str,
+        _index: u32,
+        variant: &'static str,
+        value: &T,
+    ) -> Result {
+        self.note(name, variant);
+        self.op(MAP)?;
+        self.name(FIELD, variant)?;
+        value.serialize(&mut *self)?;
+        self.op(END_MAP)
+    }
+
+    #[inline]
+    fn serialize_seq(self, _len: Option<usize>) -> Result<Sequence<'t, 'a>> {
+        self.op(SEQ)?;
+        Ok(Sequence {
+            tape: self,
+            in_variant: false,
+        })
+    }
+
+    #[inline]
+    fn serialize_tuple(self, len: usize) -> Result<Sequence<'t, 'a>> {
+        self.serialize_seq(Some(len))
+    }
+
+    #[inline]
+    fn serialize_tuple_struct(self, name: &'static str, len: usize) -> Result<Sequence<'t, 'a>> {
+        self.note(name, "");
+        self.serialize_seq(Some(len))
+    }
+
+    #[inline]
+    fn serialize_tuple_variant(
+        self,
+        name: &'static str,
+        _index: u32,
+        variant: &'static str,
+        _len: usize,
+    ) -> Result<Sequence<'t, 'a>> {
+        self.note(name, variant);
+        self.op(MAP)?;
+        self.name(FIELD, variant)?;
+        self.op(SEQ)?;
+        Ok(Sequence {
+            tape: self,
+            in_variant: true,
+        })
+    }
+
+    #[inline]
+    fn serialize_map(self, _len: Option<usize>) -> Result<Fields<'t, 'a>> {
+        self.op(MAP)?;
+        Ok(Fields {
+            tape: self,
+            kind: FieldsKind::Plain,
+        })
+    }
+
+    #[inline]
+    fn serialize_struct(self, name: &'static str, _len: usize) -> Result<Fields<'t, 'a>> {
+        // Checked by its first byte, since a name of Rust's cannot begin so.
+        if name.as_bytes().first() == Some(&b'$') && (name == RAW_TOKEN || name == NUMBER_TOKEN) {
+            return Ok(Fields {
+                tape: self,
+                kind: FieldsKind::Raw,
+            });
+        }
+        self.note(name, "");
+        self.serialize_map(None)
+    }
+
+    #[inline]
+    fn serialize_struct_variant(
+        self,
+        name: &'static str,
+        _index: u32,
+        variant: &'static str,
+        _len: usize,
+    ) -> Result<Fields<'t, 'a>> {
+        self.note(name, variant);
+        self.op(MAP)?;
+        self.name(FIELD, variant)?;
+        self.op(MAP)?;
+        Ok(Fields {
+            tape: self,
+            kind: FieldsKind::Variant,
+        })
+    }
+
+    fn collect_str<T: Display + ?Sized>(self, value: &T) -> Result {
+        self.display(STR, value)
+    }
+}
+
+/// A sequence, or a tuple of a variant.
+pub(crate) struct Sequence<'t, 'a> {
+    tape: &'t mut Tape<'a>,
+    in_variant: bool,
+}
+
+impl Sequence<'_, '_> {
+    #[inline]
+    fn close(self) -> Result {
+        self.tape.op(END_SEQ)?;
+        match self.in_variant {
+            true => self.tape.op(END_MAP),
+            false => Ok(()),
+        }
+    }
+}
+
+impl ser::SerializeSeq for Sequence<'_, '_> {
+    type Ok = ();
+    type Error = TapeError;
+
+    #[inline]
+    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result {
+        value.serialize(&mut *self.tape)
+    }
+
+    #[inline]
+    fn end(self) -> Result {
+        self.close()
+    }
+}
+
+impl ser::SerializeTuple for Sequence<'_, '_> {
+    type Ok = ();
+    type Error = TapeError;
+
+    #[inline]
+    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result {
+        value.serialize(&mut *self.tape)
+    }
+
+    #[inline]
+    fn end(self) -> Result {
+        self.close()
+    }
+}
+
+impl ser::SerializeTupleStruct for Sequence<'_, '_> {
+    type Ok = ();
+    type Error = TapeError;
+
+    #[inline]
+    fn serialize_field<T: Serialize + ?Sized>(&mut self, value: &T) -> Result {
+        value.serialize(&mut *self.tape)
+    }
+
+    #[inline]
+    fn end(self) -> Result {
+        self.close()
+    }
+}
+
+impl ser::SerializeTupleVariant for Sequence<'_, '_> {
+    type Ok = ();
+    type Error = TapeError;
+
+    #[inline]
+    fn serialize_field<T: Serialize + ?Sized>(&mut self, value: &T) -> Result {
+        value.serialize(&mut *self.tape)
+    }
+
+    #[inline]
+    fn end(self) -> Result {
+        self.close()
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FieldsKind {
+    Plain,
+    Variant,
+    /// The text of the only field is JSON.
+    Raw,
+}
+
+/// A map, a struct, or a struct of a variant.
+pub(crate) struct Fields<'t, 'a> {
+    tape: &'t mut Tape<'a>,
+    kind: FieldsKind,
+}
+
+impl Fields<'_, '_> {
+    #[inline]
+    fn field<T: Serialize + ?Sized>(&mut self, key: &'static str, value: &T) -> Result {
+        if self.kind == FieldsKind::Raw {
+            return value.serialize(RawText(&mut *self.tape));
+        }
+        self.tape.name(FIELD, key)?;
+        value.serialize(&mut *self.tape)
+    }
+
+    #[inline]
+    fn close(self) -> Result {
+        match self.kind {
+            FieldsKind::Plain => self.tape.op(END_MAP),
+            FieldsKind::Variant => self.tape.put([END_MAP, END_MAP]),
+            FieldsKind::Raw => Ok(()),
+        }
+    }
+}
+
+impl ser::SerializeMap for Fields<'_, '_> {
+    type Ok = ();
+    type Error = TapeError;
+
+    #[inline]
+    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result {
+        key.serialize(Key(&mut *self.tape))
+    }
+
+    #[inline]
+    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result {
+        value.serialize(&mut *self.tape)
+    }
+
+    #[inline]
+    fn end(self) -> Result {
+        self.close()
+    }
+}
+
+impl ser::SerializeStruct for Fields<'_, '_> {
+    type Ok = ();
+    type Error = TapeError;
+
+    #[inline]
+    fn serialize_field<T: Serialize + ?Sized>(&mut self, key: &'static str, value: &T) -> Result {
+        self.field(key, value)
+    }
+
+    #[inline]
+    fn end(self) -> Result {
+        self.close()
+    }
+}
+
+impl ser::SerializeStructVariant for Fields<'_, '_> {
+    type Ok = ();
+    type Error = TapeError;
+
+    #[inline]
+    fn serialize_field<T: Serialize + ?Sized>(&mut self, key: &'static str, value: &T) -> Result {
+        self.field(key, value)
+    }
+
+    #[inline]
+    fn end(self) -> Result {
+        self.close()
+    }
+}
+
+/// Refuses everything of a `Serializer` but what its implementor says.
+macro_rules! refuse {
+    ($error:expr; $($name:ident($($kind:ty),*))*) => {
+        $(fn $name(self, $(_: $kind),*) -> Result { Err($error) })*
+    };
+    (compound $error:expr) => {
+        type Ok = ();
+        type Error = TapeError;
+        type SerializeSeq = Impossible<(), TapeError>;
+        type SerializeTuple = Impossible<(), TapeError>;
+        type SerializeTupleStruct = Impossible<(), TapeError>;
+        type SerializeTupleVariant = Impossible<(), TapeError>;
+        type SerializeMap = Impossible<(), TapeError>;
+        type SerializeStruct = Impossible<(), TapeError>;
+        type SerializeStructVariant = Impossible<(), TapeError>;
+
+        fn serialize_seq(self, _: Option<usize>) -> Result<Self::SerializeSeq> {
+            Err($error)
+        }
+
+        fn serialize_tuple(self, _: usize) -> Result<Self::SerializeTuple> {
+            Err($error)
+        }
+
+        fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Self::SerializeTupleStruct> {
+            Err($error)
+        }
+
+        fn serialize_tuple_variant(
+            self,
+            _: &'static str,
+            _: u32,
+            _: &'static str,
+            _: usize,
+        ) -> Result<Self::SerializeTupleVariant> {
+            Err($error)
+        }
+
+        fn serialize_map(self, _: Option<usize>) -> Result<Self::SerializeMap> {
+            Err($error)
+        }
+
+        fn serialize_struct(self, _: &'static str, _: usize) -> Result<Self::SerializeStruct> {
+            Err($error)
+        }
+
+        fn serialize_struct_variant(
+            self,
+            _: &'static str,
+            _: u32,
+            _: &'static str,
+            _: usize,
+        ) -> Result<Self::SerializeStructVariant> {
+            Err($error)
+        }
+
+        fn serialize_newtype_variant<T: Serialize + ?Sized>(
+            self,
+            _: &'static str,
+            _: u32,
+            _: &'static str,
+            _: &T,
+        ) -> Result {
+            Err($error)
+        }
+    };
+}
+
+/// A key of a map, by the rules of `serde_json`: what is text, or a number or a boolean in quotes.
+struct Key<'t, 'a>(&'t mut Tape<'a>);
+
+fn no_key() -> TapeError {
+    ser::Error::custom("key must be a string")
+}
+
+impl Key<'_, '_> {
+    /// As `serde_json` writes it.
+    fn number(self, value: &impl Serialize) -> Result {
+        let start = self.0.at;
+        self.0.fixed(KEY, [0; 4])?;
+        if serde_json::to_writer(Text(&mut *self.0), value).is_err() {
+            self.0.at = start;
+            return Err(TapeError::Full);
+        }
+        self.0.end_text(start)
+    }
+}
+
+macro_rules! keys_displayed {
+    ($($name:ident $kind:ty),*) => {
+        $(fn $name(self, value: $kind) -> Result {
+            self.0.display(KEY, &value)
+        })*
+    };
+}
+
+impl ser::Serializer for Key<'_, '_> {
+    refuse!(compound no_key());
+
+    keys_displayed!(
+        serialize_bool bool, serialize_i8 i8, serialize_i16 i16, serialize_i32 i32, serialize_i64 i64,
+        serialize_i128 i128, serialize_u8 u8, serialize_u16 u16, serialize_u32 u32, serialize_u64 u64,
+        serialize_u128 u128, serialize_char char
+    );
+
+    refuse!(no_key();
+        serialize_bytes(&[u8])
+        serialize_none()
+        serialize_unit()
+        serialize_unit_struct(&'static str)
+    );
+
+    fn serialize_f32(self, value: f32) -> Result {
+        match value.is_finite() {
+            true => self.number(&value),
+            false => Err(ser::Error::custom(
+                "float key must be finite (got NaN or +/-inf)",
+            )),
+        }
+    }
+
+    fn serialize_f64(self, value: f64) -> Result {
+        match value.is_finite() {
+            true => self.number(&value),
+            false => Err(ser::Error::custom(
+                "float key must be finite (got NaN or +/-inf)",
+            )),
+        }
+    }
+
+    #[inline]
+    fn serialize_str(self, value: &str) -> Result {
+        self.0.text(KEY, value.as_bytes())
+    }
+
+    fn serialize_unit_variant(
+        self,
+        _name: &'static str,
+        _index: u32,
+        variant: &'static str,
+    ) -> Result {
+        self.0.name(FIELD, variant)
+    }
+
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result {
+        value.serialize(self)
+    }
+
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(
+        self,
+        _name: &'static str,
+        value: &T,
+    ) -> Result {
+        value.serialize(self)
+    }
+
+    fn collect_str<T: Display + ?Sized>(self, value: &T) -> Result {
+        self.0.display(KEY, value)
+    }
+}
+
+/// The text inside of a `RawValue`.
+struct RawText<'t, 'a>(&'t mut Tape<'a>);
+
+fn no_raw() -> TapeError {
+    ser::Error::custom("expected RawValue")
+}
+
+impl ser::Serializer for RawText<'_, '_> {
+    refuse!(compound no_raw());
+    refuse!(no_raw();
+        serialize_bool(bool) serialize_i8(i8) serialize_i16(i16) serialize_i32(i32) serialize_i64(i64)
+        serialize_u8(u8) serialize_u16(u16) serialize_u32(u32) serialize_u64(u64)
+        serialize_f32(f32) serialize_f64(f64) serialize_char(char)
+        serialize_bytes(&[u8]) serialize_none() serialize_unit() serialize_unit_struct(&'static str)
+        serialize_unit_variant(&'static str, u32, &'static str)
+    );
+
+    fn serialize_some<T: Serialize + ?Sized>(self, _value: &T) -> Result {
+        Err(no_raw())
+    }
+
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(
+        self,
+        _name: &'static str,
+        _value: &T,
+    ) -> Result {
+        Err(no_raw())
+    }
+
+    fn serialize_str(self, value: &str) -> Result {
+        self.0.text(RAW, value.as_bytes())
+    }
+}
+
+/// Goes over a tape, operation by operation.
+#[derive(Clone)]
+pub(crate) struct Ops<'a> {
+    rest: &'a [u8],
+}
+
+/// An operation with its operand.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Op<'a> {
+    Null,
+    Bool(bool),
+    U64(u64),
+    I64(i64),
+    U128(u128),
+    I128(i128),
+    F32(f32),
+    F64(f64),
+    Str(&'a str),
+    Bytes(&'a [u8]),
+    Raw(&'a str),
+    Key(&'a str),
+    Map,
+    EndMap,
+    Seq,
+    EndSeq,
+}
+
+impl<'a> Ops<'a> {
+    /// # Safety
+    /// `tape` must be what a [`Tape`] of this process wrote, from its beginning: whole, or cut between two operations.
+    #[expect(
+        unsafe_code,
+        reason = "what is read here is trusted to have been written by `Tape`"
+    )]
+    pub(crate) unsafe fn new(tape: &'a [u8]) -> Ops<'a> {
+        Ops { rest: tape }
+    }
+
+    #[inline(always)]
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        let (operand, rest) = self
+            .rest
+            .split_first_chunk()
+            .expect("an operation has its operand");
+        self.rest = rest;
+        *operand
+    }
+
+    #[inline(always)]
+    fn bytes(&mut self) -> &'a [u8] {
+        let len = u32::from_le_bytes(self.take()) as usize;
+        let (bytes, rest) = self.rest.split_at(len);
+        self.rest = rest;
+        bytes
+    }
+
+    #[inline(always)]
+    fn str(&mut self) -> &'a str {
+        #[expect(
+            unsafe_code,
+            reason = "checking all text again would cost what the tape saves"
+        )]
+        // SAFETY: `Tape` wrote it from a `str`, as `Ops::new` demands.
+        unsafe {
+            std::str::from_utf8_unchecked(self.bytes())
+        }
+    }
+
+    #[inline(always)]
+    fn name(&mut self) -> &'static str {
+        let address = u64::from_le_bytes(self.take());
+        let len = u32::from_le_bytes(self.take());
+        #[expect(unsafe_code, reason = "names are held by their addresses")]
+        // SAFETY: `Tape` wrote both from a `&'static str`, as `Ops::new` demands.
+        unsafe {
+            name_at(address, len)
+        }
+    }
+}
+
+impl<'a> Iterator for Ops<'a> {
+    type Item = Op<'a>;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Op<'a>> {
+        let (&op, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        Some(match op {
+            NULL => Op::Null,
+            FALSE => Op::Bool(false),
+            TRUE => Op::Bool(true),
+            U64 => Op::U64(u64::from_le_bytes(self.take())),
+            I64 => Op::I64(i64::from_le_bytes(self.take())),
+            U128 => Op::U128(u128::from_le_bytes(self.take())),
+            I128 => Op::I128(i128::from_le_bytes(self.take())),
+            F32 => Op::F32(f32::from_le_bytes(self.take())),
+            F64 => Op::F64(f64::from_le_bytes(self.take())),
+            STR => Op::Str(self.str()),
+            NAME => Op::Str(self.name()),
+            BYTES => Op::Bytes(self.bytes()),
+            RAW => Op::Raw(self.str()),
+            FIELD => Op::Key(self.name()),
+            KEY => Op::Key(self.str()),
+            MAP => Op::Map,
+            END_MAP => Op::EndMap,
+            SEQ => Op::Seq,
+            END_SEQ => Op::EndSeq,
+            other => unreachable!("no operation {other}"),
+        })
+    }
+}

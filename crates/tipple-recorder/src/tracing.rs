@@ -1,0 +1,103 @@
+//! A layer for `tracing` that makes the trace of a span the trace of what is recorded within it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tracing_core::Subscriber;
+use tracing_core::field::{Field, Visit};
+use tracing_core::span::{Attributes, Id};
+use tracing_subscriber::layer::{Context, Layer};
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::trace;
+
+/// While a span is entered, [`trace::current`] is its trace: its field `trace_id` if it has one, as a number or as 32
+/// hexadecimal digits; else that of the span around it; else one of its own.
+#[derive(Debug, Default)]
+pub struct TraceLayer {
+    next: AtomicU64,
+}
+
+impl TraceLayer {
+    /// A layer whose own traces begin at a time of day, so that two runs of a program have different ones.
+    pub fn new() -> TraceLayer {
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_nanos() as u64);
+        TraceLayer {
+            next: AtomicU64::new(now >> 8 << 8 & (u64::MAX >> 1)),
+        }
+    }
+}
+
+/// The trace of a span.
+struct TraceOf(u64);
+
+/// What was entered, so that it can be left again.
+struct Outer(Vec<trace::Entered>);
+
+thread_local! {
+    static OUTER: std::cell::RefCell<Outer> = const { std::cell::RefCell::new(Outer(Vec::new())) };
+}
+
+#[derive(Default)]
+struct Find(Option<u64>);
+
+impl Visit for Find {
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        if field.name() == "trace_id" {
+            self.0 = Some(value);
+        }
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        if let Ok(value) = u64::try_from(value) {
+            self.record_u64(field, value);
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "trace_id" {
+            self.0 = match value.len() {
+                32 => u128::from_str_radix(value, 16).ok().map(trace::from_w3c),
+                _ => value.parse().ok(),
+            };
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "trace_id" {
+            self.record_str(field, &format!("{value:?}"));
+        }
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for TraceLayer {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let Some(span) = context.span(id) else { return };
+        let mut find = Find::default();
+        attributes.record(&mut find);
+        let parent = || {
+            let parent = span.parent()?;
+            let trace = parent.extensions().get::<TraceOf>()?.0;
+            Some(trace)
+        };
+        let trace = find
+            .0
+            .or_else(parent)
+            .unwrap_or_else(|| self.next.fetch_add(1, Ordering::Relaxed) + 1);
+        span.extensions_mut().insert(TraceOf(trace));
+    }
+
+    fn on_enter(&self, id: &Id, context: Context<'_, S>) {
+        let Some(span) = context.span(id) else { return };
+        let trace = span
+            .extensions()
+            .get::<TraceOf>()
+            .map_or(0, |trace| trace.0);
+        OUTER.with_borrow_mut(|outer| outer.0.push(trace::enter(trace)));
+    }
+
+    fn on_exit(&self, _id: &Id, _context: Context<'_, S>) {
+        OUTER.with_borrow_mut(|outer| drop(outer.0.pop()));
+    }
+}

@@ -1,0 +1,5 @@
+//! Tests of the recorder as a program sees it.
+
+mod accounting;
+mod lines;
+mod support;

@@ -9,6 +9,8 @@ mod log;
 mod memory;
 mod process;
 mod raw;
+#[cfg(feature = "record")]
+mod record;
 mod s3;
 mod server;
 mod snapshot;
@@ -39,6 +41,10 @@ fn main() {
             raw::load(&args[1], number(2) as usize, number(3), number(4));
         }
         Some("snapshot-memory") => snapshot::memory(&args[1], &args[2], &args[3]),
+        #[cfg(feature = "record")]
+        Some("record-one") => record::one(&args[1..]),
+        #[cfg(feature = "record")]
+        Some("record") => record::run(&args[1..]),
         _ => Plan::parse(&args).run(),
     }
 }

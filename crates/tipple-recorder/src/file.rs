@@ -47,7 +47,7 @@ enum Form {
     /// Lines as they are. `block_bytes`: of the block that is collected, what is in `pending` already.
     Plain { block_bytes: u64 },
     Zstd {
-        writer: Option<ChunkWriter<'static, Frames>>,
+        writer: Option<Box<ChunkWriter<'static, Frames>>>,
         frames: Frames,
         text: Vec<u8>,
     },
@@ -122,11 +122,11 @@ impl RecordingFile {
                 })?;
                 let frames = Frames::default();
                 Form::Zstd {
-                    writer: Some(ChunkWriter::owning(
+                    writer: Some(Box::new(ChunkWriter::owning(
                         frames.clone(),
                         Box::new(encoder),
                         &CONTENT,
-                    )),
+                    ))),
                     frames,
                     text: Vec::with_capacity(FRAME_BYTES_MAX),
                 }
@@ -274,7 +274,7 @@ impl RecordingFile {
     pub(crate) fn is_full(&self) -> bool {
         match &self.form {
             Form::Plain { .. } => false,
-            Form::Zstd { writer, .. } => writer.as_ref().is_some_and(ChunkWriter::is_full),
+            Form::Zstd { writer, .. } => writer.as_ref().is_some_and(|writer| writer.is_full()),
         }
     }
 

@@ -43,7 +43,7 @@ impl Filling {
     pub(crate) fn room(&mut self) -> &mut [u8] {
         // SAFETY: there is one `Filling` of a buffer, and it is borrowed; readers read below the mark only, which never
         // passes `at`.
-        unsafe { self.shared.cells.from_mut(self.at) }
+        unsafe { self.shared.cells.tail_mut(self.at) }
     }
 
     /// The first `bytes` of the room are written.

@@ -10,7 +10,7 @@ pub(crate) struct Cells {
 }
 
 #[expect(unsafe_code, reason = "see SAFETY")]
-// SAFETY: the bytes are reached by `from_mut` and `up_to` only, whose callers promise that ranges that are written are
+// SAFETY: the bytes are reached by `tail_mut` and `up_to` only, whose callers promise that ranges that are written are
 // not read meanwhile.
 unsafe impl Sync for Cells {}
 
@@ -40,7 +40,7 @@ impl Cells {
         clippy::mut_from_ref,
         reason = "the promise of the caller"
     )]
-    pub(crate) unsafe fn from_mut(&self, at: usize) -> &mut [u8] {
+    pub(crate) unsafe fn tail_mut(&self, at: usize) -> &mut [u8] {
         let tail = &self.bytes[at..];
         // SAFETY: the range is inside the box, and by the caller's promise it is ours alone.
         unsafe { std::slice::from_raw_parts_mut(UnsafeCell::raw_get(tail.as_ptr()), tail.len()) }

@@ -67,6 +67,9 @@ pub(crate) enum Verb {
     /// Looks at snapshots of a service's cache, and tidies them up
     #[command(long_about = help::SNAPSHOT, after_long_help = help::SNAPSHOT_EXAMPLES)]
     Snapshot(SnapshotArgs),
+    /// Searches, checks and converts recordings of programs
+    #[command(long_about = help::RECORD, after_long_help = help::RECORD_EXAMPLES)]
+    Record(Box<crate::record::RecordArgs>),
     /// Says what a store or a source can do
     #[command(long_about = help::DOCTOR, after_long_help = help::DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),

@@ -199,6 +199,17 @@ Examples:
   tipple snapshot diff OLD NEW
   tipple snapshot prune /var/lib/app/prices --max-count 3 --max-age 7d --yes
   tipple snapshot rekey /var/lib/app/prices --secrets /etc/app/secrets.json";
+pub(crate) const RECORD: &str = "\
+Reads what programs with tipple-recorder (or elfo's dumper) have recorded: files that end with .ndjson or .ndjson.zst, folders \
+of them, or s3://BUCKET/PREFIX, gs://…, az://…. Where a recording has an index beside it, what cannot match is not read.";
+
+pub(crate) const RECORD_EXAMPLES: &str = "\
+Examples:
+  tipple record search /var/lib/app/recording --trace 4618619813630050305
+  tipple record search recording --name Order --field m.symbol=BTCUSDT --from 2026-11-20T15:00:00Z
+  tipple record gaps recording
+  tipple record pair recording --group orders
+  tipple record diff monday tuesday --ignore m.time";
 
 pub(crate) const SUPERVISE: &str = "\
 Runs COMMAND, which writes files into the folder DIR, and stores each file in STORE as soon as every process has closed it; \

@@ -10,6 +10,7 @@ mod failpoints;
 mod help;
 mod output;
 mod ready;
+mod record;
 mod running;
 mod signals;
 mod snapshot_cli;

@@ -102,8 +102,14 @@ impl RecordingFile {
             .open(path)
             .map_err(RecorderError::io("open", path))?;
         let _ = file.try_lock();
-        let bytes =
-            crate::repair::cut_torn_line(&file).map_err(RecorderError::io("repair", path))?;
+        // A pipe has no end to look at.
+        let is_regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
+        let bytes = match is_regular {
+            true => {
+                crate::repair::cut_torn_line(&file).map_err(RecorderError::io("repair", path))?
+            }
+            false => 0,
+        };
         RecordingFile::of(file, path, path.to_owned(), Codec::None, bytes)
     }
 
@@ -301,7 +307,11 @@ impl RecordingFile {
     }
 
     pub(crate) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        match self.file.metadata()?.is_file() {
+            true => self.file.sync_data(),
+            // A pipe has nothing to sync.
+            false => Ok(()),
+        }
     }
 
     /// Writes what is left, the chunk's own index and the index beside the file, and gives the file its name. After an

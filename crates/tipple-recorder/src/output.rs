@@ -648,6 +648,12 @@ impl Output {
     pub(crate) fn close(&mut self, deadline: Instant) {
         let mut numbers = Vec::new();
         json::plain(&self.core.attempted_by_group(), &mut numbers);
+        for at in 0..self.classes.len() {
+            // Its last file was closed by a rotation: somewhere it must stand that the run has ended.
+            if self.classes[at].file.is_none() && self.stuck.is_none() {
+                self.create(at);
+            }
+        }
         loop {
             for at in 0..self.classes.len() {
                 let is_ended = self.classes[at].file.is_none();

@@ -1,5 +1,11 @@
 //! Tests of the recorder as a program sees it.
 
 mod accounting;
+mod config;
+mod files;
+mod flight;
+mod handover;
+mod killed;
 mod lines;
+mod reading;
 mod support;

@@ -12,6 +12,7 @@ const VERBS: [&str; 14] = [
     "prune",
     "supervise",
     "snapshot",
+    "record",
     "keygen",
     "doctor",
     "tour",

@@ -20,6 +20,7 @@ mod notify;
 mod output;
 mod pages;
 mod random_kills;
+mod record;
 mod sealed;
 mod signals;
 mod snapshot;

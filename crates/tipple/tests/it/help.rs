@@ -2,7 +2,7 @@ use insta::assert_snapshot;
 
 use crate::support::Place;
 
-const VERBS: [&str; 14] = [
+const VERBS: [&str; 15] = [
     "dump",
     "load",
     "copy",

@@ -1,4 +1,4 @@
-//! Streams of events as sources and sinks: the embedded log, Redis.
+//! Streams of events as sources and sinks: the embedded log, NATS JetStream, Redis.
 //!
 //! A [`Stream`] is read by ranges, a [`Target`] is appended to by one writer; [`StreamSource`] and [`StreamSink`] make of
 //! them what the pipeline knows. This crate never meets a store.
@@ -31,6 +31,7 @@ mod append;
 mod content;
 mod event;
 mod log;
+mod nats;
 mod options;
 mod place;
 mod redis;
@@ -42,6 +43,7 @@ pub use append::{Appended, Text, append};
 pub use content::{Events, ReadableEvent};
 pub use event::{EVENT_BYTES_MAX, Event, EventRef, Header};
 pub use log::{Log, LogReader, LogWriter};
+pub use nats::{Nats, NatsUrl};
 pub use options::{Bound, Follow, StreamOptions};
 pub use place::{Numbering, Place};
 pub use redis::{Redis, RedisUrl};

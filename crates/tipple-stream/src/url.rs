@@ -9,6 +9,7 @@ use serde_json::Value;
 use tipple_flow::{Failure, Party, Sink, Source};
 
 use crate::log::Log;
+use crate::nats::{Nats, NatsUrl};
 use crate::options::StreamOptions;
 use crate::redis::{Redis, RedisUrl};
 use crate::sink::StreamSink;
@@ -19,13 +20,15 @@ use crate::source::StreamSource;
 pub enum StreamUrl {
     /// `log:PATH`: the embedded log in a folder.
     Log(PathBuf),
+    /// `nats://HOST:PORT/STREAM`: a stream of NATS JetStream.
+    Nats(NatsUrl),
     /// `redis://…`: a stream in a Redis server.
     Redis(RedisUrl),
 }
 
 impl StreamUrl {
     /// What they begin with, before the colon.
-    pub const SCHEMES: &[&str] = &["log", "redis", "rediss"];
+    pub const SCHEMES: &[&str] = &["log", "nats", "redis", "rediss"];
 
     /// Reads what begins with one of [`StreamUrl::SCHEMES`] and a colon; `None` if it begins with something else.
     ///
@@ -41,6 +44,8 @@ impl StreamUrl {
                 "log: names no folder: give log:FOLDER, such as log:./orders",
             )),
             b"log" => Ok(Self::Log(PathBuf::from(OsStr::from_bytes(rest)))),
+            b"nats" => (text.to_string_lossy().parse().map(Self::Nats))
+                .map_err(|why| Failure::new(Party::Usage, why)),
             b"redis" | b"rediss" => match text.to_str() {
                 Some(text) => text.parse().map(Self::Redis),
                 None => Err(Failure::new(
@@ -59,6 +64,7 @@ impl StreamUrl {
     pub fn source(&self, options: StreamOptions) -> Result<Box<dyn Source>, Failure> {
         Ok(match self {
             Self::Log(path) => Box::new(StreamSource::new(Log::at(path), options)?),
+            Self::Nats(url) => Box::new(StreamSource::new(Nats::at(url.clone()), options)?),
             Self::Redis(url) => Box::new(StreamSource::new(Redis::new(url.clone()), options)?),
         })
     }
@@ -79,6 +85,7 @@ impl StreamUrl {
     pub fn sink_like(&self, source: &Value) -> Result<Box<dyn Sink>, Failure> {
         Ok(match self {
             Self::Log(path) => Box::new(StreamSink::new(Log::at(path))),
+            Self::Nats(url) => Box::new(StreamSink::new(Nats::at(url.clone()))),
             Self::Redis(url) => {
                 Box::new(StreamSink::new(Redis::new(url.clone()).restoring(source)))
             }
@@ -91,6 +98,7 @@ impl fmt::Display for StreamUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Log(path) => write!(f, "log:{}", path.display()),
+            Self::Nats(url) => url.fmt(f),
             Self::Redis(url) => url.fmt(f),
         }
     }

@@ -1,5 +1,7 @@
 //! Streams as their users see them.
 
+mod harness;
 mod log;
+mod nats;
 mod pipeline;
 mod redis;

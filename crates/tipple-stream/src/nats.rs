@@ -1,0 +1,176 @@
+//! Streams of NATS JetStream.
+//!
+//! # Reading
+//! An event's key is the message's subject, its place the sequence, its time the server's; its headers are byte for byte
+//! what was published, in their order. Nothing is acknowledged: a stream that forgets messages when they are
+//! acknowledged is refused, since reading it would take them away. What is missing between two messages is counted: as
+//! the outcome `deleted`, or as the loss `gone by retention` if the stream begins behind it by now.
+//!
+//! # Writing
+//! The stream must be there, with its subjects, and nobody else may write to it: every message says which one it must
+//! come right after. The server gives each its own sequence and time; those that the event had are in the last two headers,
+//! `Tipple-Time` (nanoseconds since 1970) and `Tipple-Position`, and a load that is run again reads from them how far it
+//! got. Headers of the event that begin with `Nats-` would be commands to the server (forget this one, purge the stream),
+//! so they are written as `Tipple-Nats-…`.
+//!
+//! What was acknowledged is as durable as the server makes it: a file store writes it to the system at once, and to the disk
+//! every 2 minutes unless its `sync_interval` is less.
+
+mod api;
+mod headers;
+mod read;
+mod url;
+mod wire;
+mod write;
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tipple_budget::Gate;
+use tipple_flow::{Failure, Party};
+
+pub use url::NatsUrl;
+
+use crate::content::time_text;
+use crate::place::{Numbering, Place};
+use crate::sink::{Appender, Target};
+use crate::source::{Extent, RangeReader, Stream};
+use api::{Access, StreamInfo};
+use read::NatsReader;
+use write::NatsWriter;
+
+/// Bytes that a reader holds beside messages.
+const READER_BYTES: u64 = 1 << 20;
+
+/// A stream of NATS JetStream as a source and a sink. Nothing is asked of the server yet.
+#[derive(Clone, Debug)]
+pub struct Nats {
+    url: NatsUrl,
+    patience: Duration,
+}
+
+impl Nats {
+    /// How long a server may be away in the midst of work.
+    pub const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// The stream of `url`.
+    pub fn at(url: NatsUrl) -> Self {
+        Self {
+            url,
+            patience: Self::PATIENCE,
+        }
+    }
+
+    /// The same with another bound for how long the server may be away in the midst of work. Default:
+    /// [`Nats::PATIENCE`].
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    fn access(&self, party: Party) -> Access {
+        Access {
+            url: self.url.clone(),
+            patience: self.patience,
+            party,
+        }
+    }
+
+    /// What the stream is and holds, if it can be read without harm.
+    fn readable(&self) -> Result<StreamInfo, Failure> {
+        let info = self.access(Party::Source).look()?;
+        match &*info.config.retention {
+            "limits" => Ok(info),
+            retention => Err(Failure::new(
+                Party::Usage,
+                format!(
+                    "{} keeps messages only until they are acknowledged (retention {retention}): reading it would take them away; read a stream that has it as a source (nats stream add --source {})",
+                    self.url,
+                    self.url.stream()
+                ),
+            )),
+        }
+    }
+}
+
+impl Stream for Nats {
+    fn kind(&self) -> &'static str {
+        "nats"
+    }
+
+    fn id(&self) -> Value {
+        json!({ "server": self.url.server, "stream": self.url.stream })
+    }
+
+    fn url(&self) -> String {
+        self.url.to_string()
+    }
+
+    fn numbering(&self) -> Numbering {
+        Numbering::Sequence
+    }
+
+    fn look(&self) -> Result<Extent, Failure> {
+        let info = self.readable()?;
+        Ok(Extent {
+            life: json!({ "stream": self.url.stream, "created": info.created }),
+            first: Place::sequence(info.state.first()),
+            end: Place::sequence(info.state.last_seq).next(),
+            events: info.state.messages,
+            bytes: info.state.bytes,
+        })
+    }
+
+    fn place_at(&self, time: i64) -> Result<Place, Failure> {
+        let access = self.access(Party::Source);
+        let time = time_text(time);
+        let found = access.once(|connection| read::sequence_at(&access, connection, &time))?;
+        match found.map_err(|error| access.answered(&error))? {
+            Some(sequence) => Ok(Place::sequence(sequence)),
+            None => Ok(self.look()?.end),
+        }
+    }
+
+    fn reader_bytes(&self) -> u64 {
+        // What cannot be reached is told by `look`.
+        let connection = self.access(Party::Source).connect(None);
+        let largest = connection.map_or(0, |connection| connection.info.max_payload);
+        // As it came, in a buffer that doubles, and as an event.
+        READER_BYTES + 3 * largest
+    }
+
+    fn open(&self) -> Result<Box<dyn RangeReader + '_>, Failure> {
+        let created = self.readable()?.created;
+        Ok(Box::new(NatsReader::new(
+            self.access(Party::Source),
+            created,
+        )))
+    }
+}
+
+impl Target for Nats {
+    fn kind(&self) -> &'static str {
+        "nats"
+    }
+
+    fn id(&self) -> Value {
+        Stream::id(self)
+    }
+
+    fn url(&self) -> String {
+        Stream::url(self)
+    }
+
+    fn writer_bytes(&self) -> u64 {
+        // The window, what was sent of it already, and what is read.
+        2 * write::WINDOW_BYTES as u64 + READER_BYTES
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        let access = self.access(Party::Sink);
+        write::check(&access, &access.look()?)
+    }
+
+    fn open<'a>(&'a self, gate: &'a Gate) -> Result<Box<dyn Appender + 'a>, Failure> {
+        Ok(Box::new(NatsWriter::open(self.access(Party::Sink), gate)?))
+    }
+}

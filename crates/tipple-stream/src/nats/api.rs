@@ -1,0 +1,340 @@
+//! What JetStream is asked, as docs.nats.io has it, over one connection.
+
+use std::collections::HashMap;
+use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tipple_budget::Gate;
+use tipple_flow::{Failure, Party, Stop};
+
+use super::url::NatsUrl;
+use super::wire::{Connection, Trouble};
+
+/// The first wait before a connection is tried again; doubled each time.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+/// The longest one.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// How often a wait looks whether the job still runs.
+const LOOK: Duration = Duration::from_millis(50);
+/// Requests that are on their way at a time.
+const REQUESTS_AHEAD: usize = 64;
+
+/// Answers of JetStream that mean something here (errors.json of nats-server).
+pub(super) const STREAM_NOT_FOUND: u64 = 10059;
+pub(super) const NO_MESSAGE: u64 = 10037;
+
+/// What a stream is and holds.
+#[derive(Debug, Deserialize)]
+pub(super) struct StreamInfo {
+    pub(super) config: StreamConfig,
+    pub(super) created: String,
+    pub(super) state: StreamState,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct StreamConfig {
+    #[serde(default)]
+    pub(super) subjects: Vec<String>,
+    pub(super) retention: String,
+    /// Of headers and payload; below 1: the server's own limit.
+    #[serde(default)]
+    pub(super) max_msg_size: i64,
+    #[serde(default)]
+    pub(super) sealed: bool,
+    #[serde(default)]
+    pub(super) mirror: Option<Value>,
+    #[serde(default)]
+    pub(super) sources: Option<Value>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct StreamState {
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
+    pub(super) first_seq: u64,
+    pub(super) last_seq: u64,
+}
+
+impl StreamState {
+    /// The sequence of the first message that is there, or of the next one.
+    pub(super) fn first(&self) -> u64 {
+        match self.messages {
+            0 => self.last_seq.saturating_add(1),
+            _ => self.first_seq,
+        }
+    }
+}
+
+/// A message that was asked for by its sequence.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub(super) subject: Vec<u8>,
+    pub(super) sequence: u64,
+    pub(super) headers: Vec<u8>,
+    pub(super) payload: Vec<u8>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Answer<T> {
+    Error { error: ApiError },
+    Good(T),
+}
+
+/// An answer that is none.
+#[derive(Debug, Deserialize)]
+pub(super) struct ApiError {
+    #[serde(default)]
+    pub(super) code: u64,
+    #[serde(default)]
+    pub(super) err_code: u64,
+    #[serde(default)]
+    pub(super) description: String,
+}
+
+/// What JetStream answered, if it did.
+pub(super) type Asked<T> = Result<Result<T, ApiError>, Trouble>;
+
+impl Connection {
+    /// Asks `$JS.API.<what>`.
+    pub(super) fn ask<T: DeserializeOwned>(
+        &mut self,
+        what: &str,
+        body: &Value,
+        gate: Option<&Gate>,
+    ) -> Asked<T> {
+        let body = match body {
+            Value::Null => Vec::new(),
+            body => body.to_string().into_bytes(),
+        };
+        self.request(&format!("$JS.API.{what}"), &body, gate)?;
+        self.read_answer(what)
+    }
+
+    fn read_answer<T: DeserializeOwned>(&self, what: &str) -> Asked<T> {
+        match serde_json::from_slice(self.message().payload) {
+            Ok(Answer::Good(answer)) => Ok(Ok(answer)),
+            // 503: no leader yet, or just started.
+            Ok(Answer::Error { error }) if error.code == 503 => Err(Trouble::Lost(format!(
+                "its JetStream says {:?}",
+                error.description
+            ))),
+            Ok(Answer::Error { error }) => Ok(Err(error)),
+            Err(error) => Err(Trouble::Lost(format!(
+                "its answer to {what} is unreadable: {error}"
+            ))),
+        }
+    }
+
+    pub(super) fn stream_info(&mut self, stream: &str, gate: Option<&Gate>) -> Asked<StreamInfo> {
+        self.ask(&format!("STREAM.INFO.{stream}"), &Value::Null, gate)
+    }
+
+    /// The message that `which` says: `{"seq":…}`, with `"next_by_subj":">"` the first one from there on, or
+    /// `{"last_by_subj":">"}`; `None` if there is none.
+    pub(super) fn stored(
+        &mut self,
+        stream: &str,
+        which: &Value,
+        gate: Option<&Gate>,
+    ) -> Asked<Option<Stored>> {
+        found(self.ask(&format!("STREAM.MSG.GET.{stream}"), which, gate)?)
+    }
+
+    /// Shows all messages of a range of sequences, in any order; `None` for one that is not there.
+    pub(super) fn stored_range(
+        &mut self,
+        stream: &str,
+        range: RangeInclusive<u64>,
+        gate: &Gate,
+        mut act: impl FnMut(u64, Option<Stored>),
+    ) -> Asked<()> {
+        let what = format!("STREAM.MSG.GET.{stream}");
+        let (mut next, mut waiting) = (*range.start(), HashMap::new());
+        while next <= *range.end() || !waiting.is_empty() {
+            while next <= *range.end() && waiting.len() < REQUESTS_AHEAD {
+                let body = json!({ "seq": next }).to_string();
+                let number = self.send_request(&format!("$JS.API.{what}"), body.as_bytes())?;
+                waiting.insert(number, next);
+                next += 1;
+            }
+            let number = self.answer(Some(gate))?;
+            if let Some(sequence) = waiting.remove(&number) {
+                match found(self.read_answer(&what)?)? {
+                    Ok(stored) => act(sequence, stored),
+                    Err(error) => return Ok(Err(error)),
+                }
+            }
+        }
+        Ok(Ok(()))
+    }
+}
+
+#[derive(Deserialize)]
+struct Found {
+    message: Raw,
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    subject: String,
+    seq: u64,
+    #[serde(default)]
+    hdrs: String,
+    #[serde(default)]
+    data: String,
+}
+
+fn found(answer: Result<Found, ApiError>) -> Asked<Option<Stored>> {
+    let message = match answer {
+        Ok(found) => found.message,
+        Err(error) if error.err_code == NO_MESSAGE => return Ok(Ok(None)),
+        Err(error) => return Ok(Err(error)),
+    };
+    let bytes = |text: &str| {
+        (BASE64_STANDARD.decode(text)).map_err(|_| Trouble::Lost("its answer is unreadable".into()))
+    };
+    Ok(Ok(Some(Stored {
+        subject: message.subject.into_bytes(),
+        sequence: message.seq,
+        headers: bytes(&message.hdrs)?,
+        payload: bytes(&message.data)?,
+    })))
+}
+
+/// The servers of a stream, and how long to wait for them.
+#[derive(Clone, Debug)]
+pub(super) struct Access {
+    pub(super) url: NatsUrl,
+    pub(super) patience: Duration,
+    pub(super) party: Party,
+}
+
+impl Access {
+    pub(super) fn failure(&self, why: &str) -> Failure {
+        Failure::new(self.party, format!("{}: {why}", self.url))
+    }
+
+    /// What an answer that is none means to the job.
+    pub(super) fn answered(&self, error: &ApiError) -> Failure {
+        match error.err_code {
+            STREAM_NOT_FOUND => self.failure("there is no such stream: look at `nats stream ls`"),
+            _ => self.failure(&format!(
+                "the server says {:?} (error {})",
+                error.description, error.err_code
+            )),
+        }
+    }
+
+    /// The same of trouble that is not waited out.
+    pub(super) fn troubled(&self, trouble: Trouble) -> Stop {
+        match trouble {
+            Trouble::Cancelled(cancelled) => cancelled.into(),
+            Trouble::Refused(why) => self
+                .failure(&format!("the server does not let tipple in: {why}"))
+                .into(),
+            Trouble::Lost(why) => self
+                .failure(&format!("the server cannot be reached: {why}"))
+                .into(),
+        }
+    }
+
+    pub(super) fn connect(&self, gate: Option<&Gate>) -> Result<Connection, Trouble> {
+        Connection::open(&self.url.server, &self.url.login, gate)
+    }
+
+    /// One question over a connection of its own.
+    pub(super) fn once<T>(
+        &self,
+        act: impl Fn(&mut Connection) -> Asked<T>,
+    ) -> Result<Result<T, ApiError>, Failure> {
+        let asked = self
+            .connect(None)
+            .and_then(|mut connection| act(&mut connection));
+        asked.map_err(|trouble| match self.troubled(trouble) {
+            Stop::Failed(failure) => failure,
+            Stop::Cancelled(_) => unreachable!("there was no gate"),
+        })
+    }
+
+    /// What the stream is and holds.
+    pub(super) fn look(&self) -> Result<StreamInfo, Failure> {
+        self.once(|connection| connection.stream_info(&self.url.stream, None))?
+            .map_err(|error| self.answered(&error))
+    }
+}
+
+/// Waits out trouble, up to a bound since the last success.
+#[derive(Debug)]
+pub(super) struct Patience {
+    since: Option<Instant>,
+    pause: Duration,
+}
+
+impl Patience {
+    pub(super) fn new() -> Self {
+        Self {
+            since: None,
+            pause: PAUSE_MIN,
+        }
+    }
+
+    /// Something went on.
+    pub(super) fn ease(&mut self) {
+        if self.since.is_some() {
+            *self = Self::new();
+        }
+    }
+
+    /// Waits before the next try.
+    ///
+    /// # Errors
+    /// [`Stop`]: it will not go away, took too long, or the job ended.
+    pub(super) fn wait(
+        &mut self,
+        access: &Access,
+        trouble: Trouble,
+        gate: &Gate,
+    ) -> Result<(), Stop> {
+        let Trouble::Lost(why) = trouble else {
+            return Err(access.troubled(trouble));
+        };
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= access.patience {
+            return Err(access
+                .failure(&format!(
+                    "the server did not work for {} s, the last time: {why}; run the same command again when it does",
+                    access.patience.as_secs()
+                ))
+                .into());
+        }
+        let until = Instant::now() + self.pause;
+        while Instant::now() < until {
+            gate.check()?;
+            std::thread::sleep(LOOK.min(self.pause));
+        }
+        self.pause = (2 * self.pause).min(PAUSE_MAX);
+        Ok(())
+    }
+}
+
+/// The body of a request for a consumer that acknowledges nothing and goes away by itself.
+pub(super) fn consumer_config(stream: &str, start: &Value) -> Value {
+    let mut config = json!({
+        "ack_policy": "none",
+        "replay_policy": "instant",
+        "inactive_threshold": 60_000_000_000_u64,
+        "mem_storage": true,
+        "num_replicas": 1,
+        "description": "tipple reads",
+    });
+    for (name, value) in start.as_object().into_iter().flatten() {
+        config[name] = value.clone();
+    }
+    json!({ "stream_name": stream, "config": config })
+}

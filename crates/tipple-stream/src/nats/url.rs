@@ -1,0 +1,156 @@
+//! `nats://[user:password@|token@]host:port/STREAM`.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Where NATS listens if nobody says otherwise.
+const PORT: u16 = 4222;
+
+/// A stream of a NATS server. Shown without its secrets.
+#[derive(Clone, PartialEq, Eq)]
+pub struct NatsUrl {
+    /// As `host:port`.
+    pub(super) server: String,
+    pub(super) login: Login,
+    pub(super) stream: String,
+}
+
+/// Who logs in.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Login {
+    Nobody,
+    Token(String),
+    User(String, String),
+}
+
+impl NatsUrl {
+    /// The stream's name.
+    pub fn stream(&self) -> &str {
+        &self.stream
+    }
+}
+
+impl FromStr for NatsUrl {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        // The text is not shown: it may hold a password.
+        let refuse = |why: &str| {
+            format!(
+                "not a stream of NATS ({why}): give nats://host:port/STREAM, with user:password@ or token@ before the host if the server asks for it"
+            )
+        };
+        let rest = (text.strip_prefix("nats://")).ok_or_else(|| refuse("it has no nats://"))?;
+        let (authority, stream) = (rest.split_once('/')).ok_or_else(|| refuse("no stream"))?;
+        let (login, host) = match authority.rsplit_once('@') {
+            None => (Login::Nobody, authority),
+            Some((login, host)) => {
+                let login = match login.split_once(':') {
+                    None => Login::Token(decoded(login).ok_or_else(|| refuse("a bad %"))?),
+                    Some((user, password)) => Login::User(
+                        decoded(user).ok_or_else(|| refuse("a bad %"))?,
+                        decoded(password).ok_or_else(|| refuse("a bad %"))?,
+                    ),
+                };
+                (login, host)
+            }
+        };
+        let (name, port) = match host.rsplit_once(':') {
+            // A colon of an IPv6 address in brackets is none before a port.
+            Some((name, port)) if !port.ends_with(']') => {
+                let port: u16 = port.parse().map_err(|_| refuse("a port is 1 to 65535"))?;
+                (name, port)
+            }
+            _ => (host, PORT),
+        };
+        if name.is_empty() || port == 0 {
+            return Err(refuse("no host, or the port 0"));
+        }
+        let is_name = |byte: u8| byte.is_ascii_graphic() && !b".*>/\\?%#".contains(&byte);
+        if stream.is_empty() || !stream.bytes().all(is_name) {
+            return Err(refuse(
+                "the name of a stream is letters, digits, _ and -, without . * > / \\ ? % #",
+            ));
+        }
+        Ok(Self {
+            server: format!("{name}:{port}"),
+            login,
+            stream: stream.to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for NatsUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "nats://{}/{}", self.server, self.stream)
+    }
+}
+
+impl fmt::Debug for NatsUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// `%41` is `A`.
+fn decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::new();
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let digit = |byte: u8| char::from(byte).to_digit(16);
+                (digit(rest.next()?)? * 16 + digit(rest.next()?)?) as u8
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_read_and_their_secrets_never_shown() {
+        for (text, shown, login) in [
+            ("nats://h/S", "nats://h:4222/S", Login::Nobody),
+            (
+                "nats://[::1]:5/S-1_2",
+                "nats://[::1]:5/S-1_2",
+                Login::Nobody,
+            ),
+            ("nats://[::1]/S", "nats://[::1]:4222/S", Login::Nobody),
+            (
+                "nats://s%40cret@h:1/S",
+                "nats://h:1/S",
+                Login::Token("s@cret".into()),
+            ),
+            (
+                "nats://u:p@h:1/S",
+                "nats://h:1/S",
+                Login::User("u".into(), "p".into()),
+            ),
+        ] {
+            let url: NatsUrl = text.parse().unwrap();
+            assert_eq!(url.to_string(), shown);
+            assert_eq!(format!("{url:?}"), shown);
+            assert!(url.login == login, "{text}");
+        }
+        for bad in [
+            "nats://h",
+            "nats://h/",
+            "nats://secret@/S",
+            "nats://secret@h:0/S",
+            "nats://secret@h:99999/S",
+            "nats://secret%4@h/S",
+            "nats://h/a.b",
+            "nats://h/a b",
+            "nats://h/*",
+            "redis://secret@h/S",
+        ] {
+            let error = bad.parse::<NatsUrl>().unwrap_err();
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,603 @@
+//! Appending to a stream: each message says which one it must come right after, many are on their way at a time.
+
+use std::collections::VecDeque;
+use std::io::Write as _;
+use std::time::Instant;
+
+use serde::Deserialize;
+use serde_json::json;
+use tipple_budget::Gate;
+use tipple_flow::{Cause, Failure, Party, Stop};
+
+use super::api::{Access, ApiError, Patience, Stored, StreamInfo};
+use super::headers;
+use super::wire::{ANSWER_TIME, Connection, Trouble, parse_number};
+use crate::event::{Event, EventRef};
+use crate::place::Numbering;
+use crate::sink::{Appender, Tail};
+
+/// Events that may be on their way, unanswered.
+const WINDOW_EVENTS: usize = 4096;
+/// Bytes of them, unless one is larger.
+pub(super) const WINDOW_BYTES: usize = 8 << 20;
+/// Bytes that are sent at a time.
+const SEND_BYTES: usize = 64 << 10;
+
+/// First of all headers: the server looks no further (and 2.9 gives up at a value that looks like it).
+const EXPECTED: &[u8] = b"Nats-Expected-Last-Sequence";
+/// The last but one: nanoseconds since 1970, or `none`.
+const TIME: &[u8] = b"Tipple-Time";
+/// The last.
+const POSITION: &[u8] = b"Tipple-Position";
+/// Before names that would tell the server to do something: to forget a message whose id it has seen, to purge.
+const KEPT: &[u8] = b"Tipple-";
+const COMMAND: &[u8] = b"Nats-";
+/// More than the headers above take, with the first line and the last.
+const OWN_BYTES_MAX: u64 = 256;
+
+/// The sequence is not the expected one (errors.json of nats-server).
+const WRONG_SEQUENCE: u64 = 10071;
+/// Digits of the number of a connection in the subject of answers.
+const LIFE_DIGITS: usize = 8;
+
+static TOO_LARGE: Cause = Cause::loss("too large");
+static NO_SUBJECT: Cause = Cause::loss("no key that is a subject of NATS");
+static NO_PAYLOAD: Cause = Cause::loss("no payload");
+static BAD_HEADER: Cause = Cause::loss("a header that NATS cannot hold");
+
+/// The only writer of a stream.
+pub(super) struct NatsWriter<'a> {
+    access: Access,
+    gate: &'a Gate,
+    created: String,
+    subjects: Vec<String>,
+    message_bytes_max: u64,
+    connection: Option<Connection>,
+    patience: Patience,
+    /// Before the numbers of connection and message, in the subject of answers.
+    inbox: String,
+    life: u64,
+    window: Window,
+    block: Vec<u8>,
+}
+
+/// Messages, as they are sent, that were not acknowledged.
+#[derive(Default)]
+struct Window {
+    /// The sequence of the first one.
+    first: u64,
+    bytes: Vec<u8>,
+    /// Where it begins.
+    from: usize,
+    /// Up to where they were sent over this connection.
+    sent: usize,
+    ends: VecDeque<usize>,
+}
+
+impl Window {
+    fn next(&self) -> u64 {
+        self.first + self.ends.len() as u64
+    }
+
+    /// All up to `sequence` are stored.
+    fn acknowledge(&mut self, sequence: u64) {
+        let count = (sequence + 1).saturating_sub(self.first) as usize;
+        let count = count.min(self.ends.len());
+        if let Some(end) = self.ends.drain(..count).next_back() {
+            self.from = end;
+            self.sent = self.sent.max(end);
+        }
+        self.first += count as u64;
+        if self.ends.is_empty() {
+            self.bytes.clear();
+            // A large one is not kept for ever.
+            self.bytes.shrink_to(WINDOW_BYTES);
+            (self.from, self.sent) = (0, 0);
+        } else if self.from >= WINDOW_BYTES {
+            self.bytes.drain(..self.from);
+            self.sent -= self.from;
+            for end in &mut self.ends {
+                *end -= self.from;
+            }
+            self.from = 0;
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.ends.len() >= WINDOW_EVENTS || self.bytes.len() - self.from >= WINDOW_BYTES
+    }
+
+    /// Half, so that the server always has something to do.
+    fn is_half_full(&self) -> bool {
+        self.ends.len() >= WINDOW_EVENTS / 2 || self.bytes.len() - self.from >= WINDOW_BYTES / 2
+    }
+
+    /// The message that gets `sequence`, as it is sent.
+    fn frame(&self, sequence: u64) -> Option<&[u8]> {
+        let at = usize::try_from(sequence.checked_sub(self.first)?).ok()?;
+        let end = *self.ends.get(at)?;
+        let from = match at {
+            0 => self.from,
+            at => self.ends[at - 1],
+        };
+        Some(&self.bytes[from..end])
+    }
+}
+
+impl<'a> NatsWriter<'a> {
+    pub(super) fn open(access: Access, gate: &'a Gate) -> Result<Self, Failure> {
+        let info = access.look()?;
+        check(&access, &info)?;
+        let refused = |trouble| match access.troubled(trouble) {
+            Stop::Failed(failure) => failure,
+            Stop::Cancelled(_) => access.failure("the job has ended"),
+        };
+        let mut connection = access.connect(Some(gate)).map_err(refused)?;
+        let of_server = connection.info.max_payload;
+        let of_stream = u64::try_from(info.config.max_msg_size).unwrap_or(0);
+        let message_bytes_max = match of_stream {
+            0 => of_server,
+            of_stream => of_server.min(of_stream),
+        };
+        let inbox = connection.new_inbox();
+        let life = 0;
+        connection
+            .listen(&format!("{inbox}.{life:0LIFE_DIGITS$}.*"))
+            .map_err(refused)?;
+        Ok(Self {
+            gate,
+            created: info.created,
+            subjects: info.config.subjects,
+            message_bytes_max,
+            connection: Some(connection),
+            patience: Patience::new(),
+            inbox,
+            life,
+            window: Window {
+                first: info.state.last_seq + 1,
+                ..Window::default()
+            },
+            block: Vec::new(),
+            access,
+        })
+    }
+
+    /// Adds the event to the window.
+    fn push(&mut self, event: &EventRef<'_>) {
+        let sequence = self.window.next();
+        let block = &mut self.block;
+        block.clear();
+        headers::begin(block);
+        let expected = sequence - 1;
+        headers::push(block, EXPECTED, expected.to_string().as_bytes());
+        for (name, value) in event.headers() {
+            if is_command(name) {
+                block.extend_from_slice(KEPT);
+            }
+            headers::push(block, name, value.expect("others were refused"));
+        }
+        let time = event
+            .time()
+            .map_or("none".to_owned(), |time| time.to_string());
+        headers::push(block, TIME, time.as_bytes());
+        let position = event.place().text(event.numbering());
+        headers::push(block, POSITION, position.as_bytes());
+        headers::end(block);
+
+        let payload = event.payload().expect("others were refused");
+        let bytes = &mut self.window.bytes;
+        bytes.extend_from_slice(b"HPUB ");
+        bytes.extend_from_slice(event.key().expect("others were refused"));
+        let (inbox, life) = (&self.inbox, self.life);
+        let (of_headers, all) = (block.len(), block.len() + payload.len());
+        write!(
+            bytes,
+            " {inbox}.{life:0LIFE_DIGITS$}.{sequence} {of_headers} {all}\r\n"
+        )
+        .expect("into memory");
+        bytes.extend_from_slice(block);
+        bytes.extend_from_slice(payload);
+        bytes.extend_from_slice(b"\r\n");
+        self.window.ends.push_back(bytes.len());
+    }
+
+    /// Sends what is waiting, and takes answers until `is_enough`; over new connections where need be.
+    fn advance(
+        &mut self,
+        is_enough: impl Fn(&Window) -> bool,
+        sends_all: bool,
+    ) -> Result<(), Stop> {
+        loop {
+            let before = self.window.first;
+            match self.try_advance(&is_enough, sends_all) {
+                Ok(()) => return Ok(()),
+                Err(Wrong::Stop(stop)) => return Err(stop),
+                Err(Wrong::Trouble(trouble)) => {
+                    self.connection = None;
+                    if self.window.first > before {
+                        self.patience.ease();
+                    }
+                    self.patience.wait(&self.access, trouble, self.gate)?;
+                }
+            }
+        }
+    }
+
+    fn try_advance(
+        &mut self,
+        is_enough: &impl Fn(&Window) -> bool,
+        sends_all: bool,
+    ) -> Result<(), Wrong> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.reconnect()?,
+        };
+        let window = &mut self.window;
+        if sends_all || window.bytes.len() - window.sent >= SEND_BYTES {
+            connection.send(&window.bytes[window.sent..])?;
+            window.sent = window.bytes.len();
+        }
+        while connection.is_at_hand()? {
+            answered(&connection, &self.access, window)?;
+        }
+        while !is_enough(window) {
+            if window.sent < window.bytes.len() {
+                connection.send(&window.bytes[window.sent..])?;
+                window.sent = window.bytes.len();
+            }
+            if !connection.wait(Instant::now() + ANSWER_TIME, Some(self.gate))? {
+                return Err(Trouble::Lost("it acknowledges nothing".into()).into());
+            }
+            answered(&connection, &self.access, window)?;
+        }
+        self.connection = Some(connection);
+        Ok(())
+    }
+
+    /// A new connection, after a look what of the window the stream has.
+    fn reconnect(&mut self) -> Result<Connection, Wrong> {
+        let mut connection = self.access.connect(Some(self.gate))?;
+        let stream = &self.access.url.stream;
+        let info = connection.stream_info(stream, Some(self.gate))?;
+        let info = info.map_err(|error| self.access.answered(&error))?;
+        let last = info.state.last_seq;
+        if info.created != self.created {
+            return Err(self
+                .access
+                .failure("it was made anew while it was loaded: run the same command again")
+                .into());
+        }
+        if last + 1 < self.window.first {
+            return Err(self
+                .access
+                .failure(&format!(
+                    "it ends at message {last}, and had acknowledged {}: the server has lost messages; run the same command again, which goes on behind what is there",
+                    self.window.first - 1
+                ))
+                .into());
+        }
+        if last >= self.window.first {
+            // All of them: the number alone does not keep others out, since what comes after a message of theirs is again at
+            // the place that it expects.
+            let mut foreign = None;
+            let range = self.window.first..=last.min(self.window.next());
+            let asked = connection.stored_range(stream, range, self.gate, |sequence, stored| {
+                let ours = self.window.frame(sequence).and_then(tail_of_frame);
+                if ours.is_none() || stored.as_ref().and_then(tail_of) != ours {
+                    foreign = Some(foreign.map_or(sequence, |first: u64| first.min(sequence)));
+                }
+            })?;
+            asked.map_err(|error| self.access.answered(&error))?;
+            if let Some(sequence) = foreign {
+                return Err(foreign_message(&self.access, sequence).into());
+            }
+            self.window.acknowledge(last);
+            self.patience.ease();
+        }
+        self.life += 1;
+        connection.listen(&format!("{}.{:0LIFE_DIGITS$}.*", self.inbox, self.life))?;
+        self.renew();
+        Ok(connection)
+    }
+
+    /// Lets the answers to what is waiting go to this connection, so that those of the one before are not mistaken.
+    fn renew(&mut self) {
+        let life = format!("{:0LIFE_DIGITS$}", self.life);
+        let window = &mut self.window;
+        let mut from = window.from;
+        for end in &window.ends {
+            let frame = &mut window.bytes[from..*end];
+            let answer = memchr::memchr_iter(b' ', frame)
+                .nth(1)
+                .expect("HPUB subject answer")
+                + 1;
+            let at = answer + self.inbox.len() + 1;
+            frame[at..at + LIFE_DIGITS].copy_from_slice(life.as_bytes());
+            from = *end;
+        }
+        window.sent = window.from;
+    }
+}
+
+fn foreign_message(access: &Access, sequence: u64) -> Failure {
+    access.failure(&format!(
+        "somebody else has written or deleted message {sequence} of it: a load needs a stream of its own; empty it (nats stream purge), and run the same command again"
+    ))
+}
+
+/// A target that cannot be one.
+pub(super) fn check(access: &Access, info: &StreamInfo) -> Result<(), Failure> {
+    let why = match &info.config {
+        config if config.sealed => "it is sealed",
+        config if config.mirror.is_some() || config.sources.is_some() => {
+            "it gets its messages from another stream"
+        }
+        config if config.subjects.is_empty() => "it has no subjects",
+        _ => return Ok(()),
+    };
+    Err(Failure::new(
+        Party::Usage,
+        format!(
+            "cannot load into {}: {why}; give a stream of its own",
+            access.url
+        ),
+    ))
+}
+
+#[derive(Deserialize)]
+struct Acknowledgement {
+    #[serde(default)]
+    error: Option<ApiError>,
+    #[serde(default)]
+    seq: u64,
+}
+
+/// Takes the answer that the connection has.
+fn answered(connection: &Connection, access: &Access, window: &mut Window) -> Result<(), Wrong> {
+    let message = connection.message();
+    let of = message.subject.rsplit(|byte| *byte == b'.').next();
+    let Some(sequence) = of.and_then(parse_number) else {
+        return Ok(());
+    };
+    if let Some((503, _)) = headers::status(message.headers) {
+        return Err(Trouble::Lost("its JetStream does not answer".into()).into());
+    }
+    let acknowledgement: Acknowledgement = serde_json::from_slice(message.payload)
+        .map_err(|_| Trouble::Lost("its answer is unreadable".into()))?;
+    match acknowledgement.error {
+        // It may be that the server had stored it, and we did not hear of it: the look at its last message tells.
+        Some(error) if error.err_code == WRONG_SEQUENCE || error.code == 503 => {
+            Err(Trouble::Lost(format!("it says {:?}", error.description)).into())
+        }
+        Some(error) => Err(access.answered(&error).into()),
+        None if acknowledgement.seq != sequence => Err(access
+            .failure(&format!(
+                "it stored message {sequence} as {}: another stream has this subject",
+                acknowledgement.seq
+            ))
+            .into()),
+        None => {
+            window.acknowledge(sequence);
+            Ok(())
+        }
+    }
+}
+
+/// Why a writer does not go on as it is.
+enum Wrong {
+    Trouble(Trouble),
+    Stop(Stop),
+}
+
+impl From<Trouble> for Wrong {
+    fn from(trouble: Trouble) -> Self {
+        Self::Trouble(trouble)
+    }
+}
+
+impl From<Failure> for Wrong {
+    fn from(failure: Failure) -> Self {
+        Self::Stop(failure.into())
+    }
+}
+
+impl Appender for NatsWriter<'_> {
+    fn tail(&mut self) -> Result<Option<Tail>, Failure> {
+        let which = json!({ "last_by_subj": ">" });
+        let stream = &self.access.url.stream;
+        let first_foreign = std::cell::Cell::new(None);
+        let found = self.access.once(|connection| {
+            let found = match connection.stored(stream, &which, None)? {
+                Ok(Some(found)) => found,
+                answer => return Ok(answer),
+            };
+            // What a load that was killed had on its way: a message of somebody else among them took the place of one.
+            let from = (found.sequence + 1).saturating_sub(WINDOW_EVENTS as u64);
+            let from = connection
+                .stream_info(stream, None)?
+                .map_or(from, |info| from.max(info.state.first()));
+            let range = from..=found.sequence;
+            let asked = connection.stored_range(stream, range, self.gate, |sequence, stored| {
+                if stored.as_ref().and_then(tail_of).is_none() {
+                    let first = first_foreign.get().unwrap_or(sequence);
+                    first_foreign.set(Some(first.min(sequence)));
+                }
+            })?;
+            Ok(asked.map(|()| Some(found)))
+        })?;
+        let Some(stored) = found.map_err(|error| self.access.answered(&error))? else {
+            return Ok(None);
+        };
+        if let Some(sequence) = first_foreign.get() {
+            return Err(foreign_message(&self.access, sequence));
+        }
+        Ok(tail_of(&stored))
+    }
+
+    fn refuses(&self, event: &EventRef<'_>) -> Option<&'static Cause> {
+        if !event.key().is_some_and(is_subject) {
+            return Some(&NO_SUBJECT);
+        }
+        let Some(payload) = event.payload() else {
+            return Some(&NO_PAYLOAD);
+        };
+        let mut bytes = OWN_BYTES_MAX + payload.len() as u64;
+        for (name, value) in event.headers() {
+            if !headers::fits(name, value) {
+                return Some(&BAD_HEADER);
+            }
+            bytes += (KEPT.len() + name.len() + value.map_or(0, <[u8]>::len) + 4) as u64;
+        }
+        (bytes > self.message_bytes_max).then_some(&TOO_LARGE)
+    }
+
+    fn append(&mut self, event: &EventRef<'_>) -> Result<(), Stop> {
+        let key = event.key().expect("others were refused");
+        if !(self.subjects.iter()).any(|filter| matches(filter.as_bytes(), key)) {
+            return Err(self
+                .access
+                .failure(&format!(
+                    "it does not listen to the subject {:?} of event {}: add it (nats stream edit --subjects), and run the same command again",
+                    String::from_utf8_lossy(key),
+                    event.place()
+                ))
+                .into());
+        }
+        self.push(event);
+        match self.window.is_full() {
+            true => self.advance(|window| !window.is_half_full(), true),
+            false if self.window.bytes.len() - self.window.sent >= SEND_BYTES => {
+                self.advance(|_| true, false)
+            }
+            false => Ok(()),
+        }
+    }
+
+    fn commit(&mut self) -> Result<(), Stop> {
+        self.advance(|window| window.ends.is_empty(), true)
+    }
+}
+
+/// Whether a header of this name would make the server do something, or was renamed for that.
+fn is_command(name: &[u8]) -> bool {
+    let mut rest = name;
+    while let Some(inner) = rest.strip_prefix(KEPT) {
+        rest = inner;
+    }
+    rest.starts_with(COMMAND)
+}
+
+/// A subject that can be published to.
+fn is_subject(key: &[u8]) -> bool {
+    let is_token = |token: &[u8]| {
+        let is_good = |byte: &u8| !byte.is_ascii_whitespace() && !byte.is_ascii_control();
+        !token.is_empty() && token.iter().all(is_good) && token != b"*" && token != b">"
+    };
+    // The server's own line is 4 KiB at most.
+    key.len() <= 2048 && key.split(|byte| *byte == b'.').all(is_token)
+}
+
+/// Whether a filter, such as `a.*.>`, has the subject.
+fn matches(filter: &[u8], subject: &[u8]) -> bool {
+    let (mut filters, mut tokens) = (
+        filter.split(|byte| *byte == b'.'),
+        subject.split(|byte| *byte == b'.'),
+    );
+    loop {
+        match (filters.next(), tokens.next()) {
+            (Some(b">"), Some(_)) | (None, None) => return true,
+            (Some(b"*"), Some(_)) => {}
+            (Some(filter), Some(token)) if filter == token => {}
+            _ => return false,
+        }
+    }
+}
+
+/// What was loaded, of a message as the server has it; `None` if it was not loaded by tipple.
+fn tail_of(stored: &Stored) -> Option<Tail> {
+    tail(&stored.subject, &stored.headers, &stored.payload)
+}
+
+/// The same of a message as it is sent.
+fn tail_of_frame(frame: &[u8]) -> Option<Tail> {
+    let line = memchr::memmem::find(frame, b"\r\n")?;
+    let mut words = frame[..line].split(|byte| *byte == b' ').skip(1);
+    let (subject, _) = (words.next()?, words.next()?);
+    let header_bytes = usize::try_from(parse_number(words.next()?)?).ok()?;
+    let body = &frame[line + 2..frame.len() - 2];
+    let (block, payload) = body.split_at_checked(header_bytes)?;
+    tail(subject, block, payload)
+}
+
+fn tail(subject: &[u8], block: &[u8], payload: &[u8]) -> Option<Tail> {
+    let mut all: VecDeque<_> = headers::each(block).collect();
+    // Some servers take it away.
+    if all.front().is_some_and(|(name, _)| *name == EXPECTED) {
+        all.pop_front();
+    }
+    let mut own = |wanted: &[u8]| {
+        let (name, value) = all.pop_back()?;
+        (name == wanted).then_some(std::str::from_utf8(value?).ok()?)
+    };
+    let place = own(POSITION)?;
+    let time = match own(TIME)? {
+        "none" => None,
+        time => Some(time.parse().ok()?),
+    };
+    let numbering = match place.contains('-') {
+        true => Numbering::TimeAndNumber,
+        false => Numbering::Sequence,
+    };
+    let restored = |name: &[u8]| match is_command(name) {
+        true => name.strip_prefix(KEPT).map(<[u8]>::to_vec),
+        false => Some(name.to_vec()),
+    };
+    let headers: Option<Vec<_>> = (all.iter())
+        .map(|(name, value)| Some((restored(name)?, value.map(<[u8]>::to_vec))))
+        .collect();
+    Some(Tail {
+        origin: (place.parse().ok()?, numbering),
+        event: Event {
+            time,
+            key: Some(subject.to_vec()),
+            headers: headers?,
+            payload: Some(payload.to_vec()),
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subjects_are_told_from_others() {
+        for (filter, subject, is) in [
+            ("a", "a", true),
+            ("a", "b", false),
+            ("a", "a.b", false),
+            ("a.b", "a", false),
+            ("a.*", "a.b", true),
+            ("a.*", "a", false),
+            ("a.*", "a.b.c", false),
+            ("a.>", "a.b.c", true),
+            ("a.>", "a", false),
+            (">", "a.b", true),
+            ("*.b", "a.b", true),
+        ] {
+            assert_eq!(
+                matches(filter.as_bytes(), subject.as_bytes()),
+                is,
+                "{filter} {subject}"
+            );
+        }
+        for good in ["a", "a.b", "ü.$x", "a*b"] {
+            assert!(is_subject(good.as_bytes()), "{good}");
+        }
+        for bad in [
+            "", ".", "a.", ".a", "a..b", "a b", "a\r", "*", "a.>", "a.*.b",
+        ] {
+            assert!(!is_subject(bad.as_bytes()), "{bad}");
+        }
+    }
+}

@@ -86,7 +86,7 @@ pub(crate) enum Verb {
 
 #[derive(Debug, Args)]
 pub(crate) struct DumpArgs {
-    /// What to dump: memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, log:FOLDER, redis://HOST:PORT/KEY, lines:FILE, or - for the lines of standard input
+    /// What to dump: memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, log:FOLDER, nats://HOST:PORT/STREAM, redis://HOST:PORT/KEY, lines:FILE, or - for the lines of standard input
     pub(crate) source: OsString,
 
     /// Where the dump goes: an empty or new folder, or that of the same dump when it was broken off; the same dump goes to each of several
@@ -131,7 +131,7 @@ pub(crate) struct LoadArgs {
     #[arg(value_hint = ValueHint::DirPath)]
     pub(crate) store: OsString,
 
-    /// Where the records go: memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, log:FOLDER, redis://HOST:PORT/KEY, lines:FILE, - for standard output, or files:FOLDER for files that `tipple supervise` stored
+    /// Where the records go: memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, log:FOLDER, nats://HOST:PORT/STREAM, redis://HOST:PORT/KEY, lines:FILE, - for standard output, or files:FOLDER for files that `tipple supervise` stored
     pub(crate) sink: OsString,
 
     #[command(flatten)]
@@ -163,10 +163,10 @@ pub(crate) struct LoadArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct CopyArgs {
-    /// What to copy: memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, log:FOLDER, redis://HOST:PORT/KEY, lines:FILE, -, or a folder in the cachemover layout
+    /// What to copy: memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, log:FOLDER, nats://HOST:PORT/STREAM, redis://HOST:PORT/KEY, lines:FILE, -, or a folder in the cachemover layout
     pub(crate) source: OsString,
 
-    /// Where the records go: memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, log:FOLDER, redis://HOST:PORT/KEY, lines:FILE, or - for standard output
+    /// Where the records go: memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, log:FOLDER, nats://HOST:PORT/STREAM, redis://HOST:PORT/KEY, lines:FILE, or - for standard output
     pub(crate) sink: OsString,
 
     #[command(flatten)]

@@ -11,9 +11,9 @@ use tipple_stream::StreamUrl;
 
 use crate::error::CliError;
 
-const SOURCES: &str = "memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, log:FOLDER, redis://HOST:PORT/KEY, lines:FILE, or - for standard input";
-const SINKS: &str = "memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, log:FOLDER, redis://HOST:PORT/KEY, lines:FILE, or - for standard output";
-const LATER: [&str; 3] = ["kafka", "mysql", "nats"];
+const SOURCES: &str = "memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, log:FOLDER, nats://HOST:PORT/STREAM, redis://HOST:PORT/KEY, lines:FILE, or - for standard input";
+const SINKS: &str = "memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, log:FOLDER, nats://HOST:PORT/STREAM, redis://HOST:PORT/KEY, lines:FILE, or - for standard output";
+const LATER: [&str; 2] = ["kafka", "mysql"];
 /// The password of a Redis server, as redis-cli has it, for a URL that has none.
 const REDIS_PASSWORD: &str = "REDISCLI_AUTH";
 

@@ -110,7 +110,7 @@ fn sources_sinks_and_stores() {
     place.write("in.txt", "one\ntwo\n");
     let commands: &[&[&str]] = &[
         &["dump", "foo://x", "d"],
-        &["dump", "nats://me:hunter2@h/ORDERS", "d"],
+        &["dump", "nats://me:hunter2@h/a.b", "d"],
         &["dump", "redis://me:hunter2@h", "d"],
         &["dump", "mysql://h/db", "d"],
         &["dump", "kafka://h/t", "d"],

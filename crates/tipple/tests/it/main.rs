@@ -15,6 +15,7 @@ mod hostile;
 #[cfg(feature = "failpoints")]
 mod kill;
 mod lines;
+mod nats;
 #[cfg(feature = "failpoints")]
 mod notify;
 mod output;

@@ -270,12 +270,19 @@ mod tests {
             source("lines:a:b/c").unwrap(),
             SourceUrl::Lines("a:b/c".into())
         );
+        for stream in ["log:a:b", "nats://x/S", "redis://x/k"] {
+            assert!(
+                matches!(source(stream).unwrap(), SourceUrl::Stream(_)),
+                "{stream}"
+            );
+        }
         assert_eq!(source("-").unwrap(), SourceUrl::Stdin);
         assert_eq!(SinkUrl::parse(OsStr::new("-")).unwrap(), SinkUrl::Stdout);
         for text in [
             "",
             "foo://x",
-            "nats://x/S",
+            "nats://x/a.b",
+            "log:",
             "lines:",
             "/nowhere",
             "memcached://",

@@ -7,7 +7,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 use tipple_flow::{Content, Failure, Party, RecordReader, Stop};
 
-use crate::event::{EventRef, FIXED_BYTES, LENGTH_BYTES, record_bytes};
+use crate::event::{EventRef, LENGTH_BYTES, record_bytes};
 use crate::place::Numbering;
 
 /// Bytes that are read of an event at a time, so that none is believed how long it is.
@@ -69,7 +69,6 @@ pub(crate) fn read_record(
         bytes.resize(from + (size - from).min(STEP), 0);
         records.read_exact(&mut bytes[from..])?;
     }
-    debug_assert!(bytes.len() >= FIXED_BYTES);
     Ok(true)
 }
 

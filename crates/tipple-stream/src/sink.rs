@@ -10,9 +10,11 @@ use tipple_flow::{
 };
 
 use crate::content::{no_event, read_record};
-use crate::event::{EVENT_BYTES_MAX, Event, EventRef};
+use crate::event::{Event, EventRef};
 use crate::place::{Numbering, Place};
 
+/// Of the buffer for one event, after a commit.
+const EVENT_BYTES_KEPT: usize = 1 << 20;
 /// Events at most between two commits.
 const EVENTS_OF_A_COMMIT: u64 = 50_000;
 /// Bytes at most between two commits.
@@ -192,7 +194,7 @@ impl<T: Target> Sink for StreamSink<T> {
 
     fn writer_bytes(&self) -> u64 {
         // One event is held, of a size that is known when it comes: one that is larger than a buffer is the exception.
-        self.target.writer_bytes() + (1 << 20)
+        self.target.writer_bytes() + EVENT_BYTES_KEPT as u64
     }
 
     fn check(&self) -> Result<(), Stop> {
@@ -268,7 +270,7 @@ impl<T: Target> Writer<'_, T> {
         let state = self.sink.state.lock();
         state.unwrap_or_else(PoisonError::into_inner).appended += events;
         // A large event is not kept for the rest of the load.
-        self.record.shrink_to(EVENT_BYTES_MAX >> 9);
+        self.record.shrink_to(EVENT_BYTES_KEPT);
         Ok(())
     }
 }

@@ -431,6 +431,8 @@ impl Appender for NatsWriter<'_> {
         if let Some(sequence) = first_foreign.get() {
             return Err(foreign_message(&self.access, sequence));
         }
+        // What a load that was broken off had on its way may have come since this one was opened.
+        self.window.first = self.window.first.max(stored.sequence + 1);
         Ok(tail_of(&stored))
     }
 

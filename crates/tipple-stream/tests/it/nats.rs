@@ -570,7 +570,10 @@ fn a_load_that_is_broken_off_again_and_again_is_whole_in_the_end() {
                 gate.cancel();
             }
         });
-        assert!(matches!(stopped, Err(Stop::Cancelled(_))), "{broken_at}");
+        assert!(
+            matches!(stopped, Err(Stop::Cancelled(_))),
+            "{broken_at}: {stopped:?}"
+        );
         let now = client.state("copy")["messages"].as_u64().unwrap();
         assert!(now >= there);
         there = now;

@@ -47,7 +47,7 @@ pub use nats::{Nats, NatsUrl};
 pub use options::{Bound, Follow, StreamOptions};
 pub use place::{Numbering, Place};
 pub use redis::{Redis, RedisUrl};
-pub use sink::{Appender, StreamSink, Tail, Target};
+pub use sink::{Appender, Origin, StreamSink, Tail, Target};
 pub use source::{Extent, RangeReader, Span, Stream, StreamSource};
 pub use url::StreamUrl;
 

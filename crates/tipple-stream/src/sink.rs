@@ -29,6 +29,27 @@ pub struct Tail {
     pub event: Event,
 }
 
+/// What a dump tells of the stream that it was made of.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    /// What DONE says of the source, for a target that can say the same of itself; null if nothing is known.
+    pub said: Value,
+    /// The position that the dump was asked to begin at, if it was asked for one.
+    pub from: Option<Place>,
+}
+
+impl Origin {
+    /// `id` is what names the source of the dump, `said` what DONE says of it.
+    pub fn new(id: &Value, said: Value) -> Self {
+        let from = id["range"]["from"].as_str();
+        Self {
+            said,
+            // A time names no position.
+            from: from.and_then(|text| text.parse().ok()),
+        }
+    }
+}
+
 /// A stream that is appended to.
 pub trait Target: Send + Sync {
     /// The kind of system, such as `log`.
@@ -103,9 +124,10 @@ pub trait Appender: Send {
 ///
 /// Exactly once: how far a load got is read from the last event of the stream itself. Its events up to there are
 /// skipped, and the one in that place must be the same as the last event; so a stream that holds something else is
-/// refused.
+/// refused. A dump that was asked to begin at the position right after that event goes on with it.
 pub struct StreamSink<T> {
     target: T,
+    from: Option<Place>,
     state: Mutex<Progress>,
 }
 
@@ -123,8 +145,14 @@ impl<T: Target> StreamSink<T> {
     pub fn new(target: T) -> Self {
         Self {
             target,
+            from: None,
             state: Mutex::default(),
         }
+    }
+
+    /// The same for a dump that was asked to begin at `from`, if it was.
+    pub fn beginning_at(self, from: Option<Place>) -> Self {
+        Self { from, ..self }
     }
 
     fn foreign(&self, tail: &Tail, what: &str) -> Stop {
@@ -205,7 +233,9 @@ impl<T: Target> Sink for StreamSink<T> {
         let mut appender = self.target.open(gate)?;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if !state.tail_known {
-            state.tail = appender.tail()?;
+            let tail = appender.tail()?;
+            // Right before all that the dump may have: nothing of it is there.
+            state.tail = tail.filter(|tail| Some(tail.origin.0.next()) != self.from);
             state.tail_known = true;
         }
         drop(state);

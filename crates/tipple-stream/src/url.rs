@@ -5,14 +5,13 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use serde_json::Value;
 use tipple_flow::{Failure, Party, Sink, Source};
 
 use crate::log::Log;
 use crate::nats::{Nats, NatsUrl};
 use crate::options::StreamOptions;
 use crate::redis::{Redis, RedisUrl};
-use crate::sink::StreamSink;
+use crate::sink::{Origin, StreamSink};
 use crate::source::StreamSource;
 
 /// Which stream.
@@ -74,20 +73,23 @@ impl StreamUrl {
     /// # Errors
     /// [`Failure`]: it cannot be written to.
     pub fn sink(&self) -> Result<Box<dyn Sink>, Failure> {
-        self.sink_like(&Value::Null)
+        self.sink_like(&Origin::default())
     }
 
-    /// The stream as a sink that, where the system can, says of itself afterwards what the DONE of the dump says of its
-    /// source: `source`, or null.
+    /// The stream as a sink for a dump of the stream `origin`: where the system can, it says of itself afterwards what
+    /// that one said.
     ///
     /// # Errors
     /// [`Failure`]: it cannot be written to.
-    pub fn sink_like(&self, source: &Value) -> Result<Box<dyn Sink>, Failure> {
+    pub fn sink_like(&self, origin: &Origin) -> Result<Box<dyn Sink>, Failure> {
         Ok(match self {
-            Self::Log(path) => Box::new(StreamSink::new(Log::at(path))),
-            Self::Nats(url) => Box::new(StreamSink::new(Nats::at(url.clone()))),
+            Self::Log(path) => Box::new(StreamSink::new(Log::at(path)).beginning_at(origin.from)),
+            Self::Nats(url) => {
+                Box::new(StreamSink::new(Nats::at(url.clone())).beginning_at(origin.from))
+            }
             Self::Redis(url) => {
-                Box::new(StreamSink::new(Redis::new(url.clone()).restoring(source)))
+                let redis = Redis::new(url.clone()).restoring(&origin.said);
+                Box::new(StreamSink::new(redis).beginning_at(origin.from))
             }
         })
     }

@@ -7,6 +7,7 @@ use serde_json::Value;
 use tipple_dump::{CopyOptions, LoadOptions, NotifyTarget, OpenDump};
 use tipple_flow::Sink;
 use tipple_store::{Access, Store, StoreUrl, open_store};
+use tipple_stream::Origin;
 
 use crate::cli::LoadArgs;
 use crate::endpoint::{DumpPlace, SinkUrl};
@@ -49,7 +50,9 @@ pub(super) fn run(
         return supervise::load(args, typed, store.as_ref(), target, output);
     }
     let sink = match (&to, &place) {
-        (SinkUrl::Stream(to), DumpPlace::Store(url)) => to.sink_like(&said(args, url, output)?)?,
+        (SinkUrl::Stream(to), DumpPlace::Store(url)) => {
+            to.sink_like(&origin(args, url, output)?)?
+        }
         _ => ready::sink(&to, &args.lines, &args.storing, &memcached, true)?,
     };
     match &place {
@@ -74,14 +77,16 @@ pub(super) fn run(
     }
 }
 
-/// What the source of a finished dump said at its end; null of any other, which the load itself refuses or takes.
-fn said(args: &LoadArgs, url: &StoreUrl, output: &Arc<Output>) -> Result<Value, CliError> {
+/// What a whole dump tells of the stream that it was made of; nothing of any other, which the load itself refuses or takes.
+fn origin(args: &LoadArgs, url: &StoreUrl, output: &Arc<Output>) -> Result<Origin, CliError> {
     let store = open_store(url, Access::Read, &ready::store_options())?;
     let keys = ready::keys(&args.key, output)?;
     let dump = OpenDump::open(store.as_ref(), true, keys.as_ref());
     let dump = dump.ok().filter(|_| args.parts.parts.is_none());
-    let done = dump.as_ref().and_then(|dump| dump.done());
-    Ok(done.map_or(Value::Null, |done| done.source.clone()))
+    Ok(dump.map_or_else(Origin::default, |dump| {
+        let said = dump.done().map_or(Value::Null, |done| done.source.clone());
+        Origin::new(&dump.head().source.id, said)
+    }))
 }
 
 fn from_store(

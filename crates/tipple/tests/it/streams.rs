@@ -136,6 +136,36 @@ fn a_stream_with_other_events_is_refused() {
     }
 }
 
+/// A stream is loaded section by section, and one that is missing is not passed over.
+#[test]
+fn a_dump_that_begins_right_behind_a_load_goes_on_with_it() {
+    let place = Place::new();
+    place.pipe(&["append", "log:s"], b"1\n2\n3\n4\n5\n6\n").ok();
+    for (dump, from, to) in [("a", "1", "3"), ("b", "3", "5"), ("c", "6", "7")] {
+        place
+            .run(&["dump", "log:s", dump, "--from", from, "--to", to])
+            .ok();
+    }
+    place.run(&["load", "a", "log:t"]).ok();
+    for appended in [2, 0] {
+        let loaded = place.run(&["load", "b", "log:t", "--json"]).ok().report();
+        assert_eq!(loaded["sink"]["appended"], appended);
+    }
+    let refused = place.run(&["load", "c", "log:t"]);
+    assert_eq!(refused.exit, Some(10));
+    assert!(
+        refused
+            .stderr
+            .contains("ends with event 4 of a stream, and the dump has no such event"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(
+        place.run(&["cat", "log:t"]).ok().json(),
+        place.run(&["cat", "log:s", "--to", "5"]).ok().json()
+    );
+}
+
 #[test]
 fn ranges_of_a_stream() {
     let place = Place::new();

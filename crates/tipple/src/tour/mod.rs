@@ -4,6 +4,7 @@ mod guide;
 mod lines;
 mod memcached;
 mod server;
+mod streams;
 mod web_log;
 
 use crate::cli::TourArgs;
@@ -23,6 +24,7 @@ pub(crate) fn run(args: &TourArgs) -> Result<u8, CliError> {
         })?;
     let mut guide = Guide::new(folder.path())?;
     lines::show(&mut guide)?;
+    streams::show(&mut guide)?;
     memcached::show(&mut guide)?;
     guide.sum_up();
     if args.keep {

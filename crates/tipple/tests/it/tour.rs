@@ -16,6 +16,8 @@ fn everything_is_proven_and_nothing_is_left() {
         "what was loaded is what was dumped, byte by byte",
         "nothing was dumped twice or left out",
         "damage is found, and nothing of it is loaded",
+        "the other stream has the same events, each of them once",
+        "both streams are the same again",
     ] {
         assert!(
             ran.stderr.contains(&format!("✓ {proven}")),

@@ -242,8 +242,7 @@ impl Copying<'_> {
         };
         let mut applied = Outcomes::default();
         // The filling side passed the gate for these bytes already.
-        let open = tipple_budget::Gate::new(tipple_budget::Rates::default());
-        let mut records = RecordReader::new(&open, &mut frames);
+        let mut records = RecordReader::inside(self.job.gate(), &mut frames);
         writer.write_part(part, &mut records, &mut applied)?;
         let read = (records.records(), records.bytes());
         let Some((written, outcomes)) = frames.ended else {

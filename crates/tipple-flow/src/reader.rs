@@ -20,6 +20,8 @@ pub trait FrameSource {
 /// Reads the byte stream of one part. Frames pass the gate one by one: that is where a sink waits.
 pub struct RecordReader<'a> {
     gate: &'a Gate,
+    /// Frames that have passed the gate elsewhere do not pass it again.
+    is_inside: bool,
     frames: &'a mut dyn FrameSource,
     at: usize,
     in_record: bool,
@@ -32,6 +34,7 @@ impl<'a> RecordReader<'a> {
     pub fn new(gate: &'a Gate, frames: &'a mut dyn FrameSource) -> Self {
         Self {
             gate,
+            is_inside: false,
             frames,
             at: 0,
             in_record: false,
@@ -40,9 +43,12 @@ impl<'a> RecordReader<'a> {
         }
     }
 
-    /// The gate, so that a sink can look whether the job still runs while it waits for its system.
-    pub fn gate(&self) -> &'a Gate {
-        self.gate
+    /// The same for frames that have passed the gate already.
+    pub fn inside(gate: &'a Gate, frames: &'a mut dyn FrameSource) -> Self {
+        Self {
+            is_inside: true,
+            ..Self::new(gate, frames)
+        }
     }
 
     /// The bytes at hand, at least one unless the part is at its end.
@@ -147,7 +153,9 @@ impl<'a> RecordReader<'a> {
     fn next_frame(&mut self) -> Result<(), Stop> {
         self.gate.check()?;
         self.at = 0;
-        if let Some(records) = self.frames.advance()? {
+        if let Some(records) = self.frames.advance()?
+            && !self.is_inside
+        {
             self.gate
                 .pass(self.frames.bytes().len() as u64, u64::from(records))?;
         }

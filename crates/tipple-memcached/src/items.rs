@@ -185,11 +185,6 @@ impl<'p, 'a> ItemReader<'p, 'a> {
         }
     }
 
-    /// The gate of the reader below.
-    pub fn gate(&self) -> &'a tipple_budget::Gate {
-        self.records.gate()
-    }
-
     /// The next item; `None` at the end of the part. What was not read of the one before is skipped.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! A stream as a sink: one writer, exactly once, in order.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use tipple_budget::Gate;
@@ -11,6 +12,7 @@ use tipple_flow::{
 
 use crate::content::{no_event, read_record};
 use crate::event::{Event, EventRef};
+use crate::pace::{Pace, Speed};
 use crate::place::{Numbering, Place};
 
 /// Of the buffer for one event, after a commit.
@@ -128,6 +130,7 @@ pub trait Appender: Send {
 pub struct StreamSink<T> {
     target: T,
     from: Option<Place>,
+    speed: Option<Speed>,
     state: Mutex<Progress>,
 }
 
@@ -146,6 +149,7 @@ impl<T: Target> StreamSink<T> {
         Self {
             target,
             from: None,
+            speed: None,
             state: Mutex::default(),
         }
     }
@@ -153,6 +157,11 @@ impl<T: Target> StreamSink<T> {
     /// The same for a dump that was asked to begin at `from`, if it was.
     pub fn beginning_at(self, from: Option<Place>) -> Self {
         Self { from, ..self }
+    }
+
+    /// The same with events as far apart as they were, times a factor. Default: as fast as it goes.
+    pub fn paced(self, speed: Option<Speed>) -> Self {
+        Self { speed, ..self }
     }
 
     fn foreign(&self, tail: &Tail, what: &str) -> Stop {
@@ -241,8 +250,11 @@ impl<T: Target> Sink for StreamSink<T> {
         drop(state);
         Ok(Box::new(Writer {
             sink: self,
+            gate,
             appender,
             record: Vec::new(),
+            pace: self.speed.map(Pace::new),
+            uncommitted: 0,
         }))
     }
 
@@ -262,8 +274,12 @@ impl<T: Target> Sink for StreamSink<T> {
 
 struct Writer<'a, T> {
     sink: &'a StreamSink<T>,
+    gate: &'a Gate,
     appender: Box<dyn Appender + 'a>,
     record: Vec<u8>,
+    pace: Option<Pace>,
+    /// Events since the last commit.
+    uncommitted: u64,
 }
 
 impl<T: Target> PartWriter for Writer<'_, T> {
@@ -273,34 +289,45 @@ impl<T: Target> PartWriter for Writer<'_, T> {
         records: &mut RecordReader<'_>,
         outcomes: &mut Outcomes,
     ) -> Result<(), Stop> {
-        let (mut events, mut bytes) = (0, 0);
+        let mut bytes = 0;
         while read_record(records, &mut self.record)? {
-            let event = EventRef::parse(&self.record).map_err(|why| no_event(records, &why))?;
+            let mut event = EventRef::parse(&self.record).map_err(|why| no_event(records, &why))?;
             // Asked of those, too, that an earlier load has passed: the report is the same.
             if let Some(cause) = self.appender.refuses(&event) {
                 outcomes.count(cause);
             } else if !self.sink.is_there(self.appender.as_mut(), &event)? {
+                let time = event.time();
+                let pace = self.pace.as_mut();
+                if let Some(wait) = pace.and_then(|pace| pace.wait(time, Instant::now())) {
+                    // What came before is not kept waiting, too.
+                    self.commit()?;
+                    self.gate.wait(wait)?;
+                    self.gate.pass(0, 0)?;
+                    event = EventRef::parse(&self.record).map_err(|why| no_event(records, &why))?;
+                }
                 self.appender.append(&event)?;
-                events += 1;
+                self.uncommitted += 1;
                 bytes += event.bytes().len() as u64;
             }
             records.end_record();
-            if events == EVENTS_OF_A_COMMIT || bytes >= BYTES_OF_A_COMMIT {
-                self.commit(events)?;
-                (events, bytes) = (0, 0);
+            if self.uncommitted == EVENTS_OF_A_COMMIT || bytes >= BYTES_OF_A_COMMIT {
+                self.commit()?;
+                bytes = 0;
+                // A large event is not kept for the rest of the load.
+                self.record.shrink_to(EVENT_BYTES_KEPT);
             }
         }
-        self.commit(events)
+        self.record.shrink_to(EVENT_BYTES_KEPT);
+        self.commit()
     }
 }
 
 impl<T: Target> Writer<'_, T> {
-    fn commit(&mut self, events: u64) -> Result<(), Stop> {
+    fn commit(&mut self) -> Result<(), Stop> {
         self.appender.commit()?;
         let state = self.sink.state.lock();
-        state.unwrap_or_else(PoisonError::into_inner).appended += events;
-        // A large event is not kept for the rest of the load.
-        self.record.shrink_to(EVENT_BYTES_KEPT);
+        state.unwrap_or_else(PoisonError::into_inner).appended += self.uncommitted;
+        self.uncommitted = 0;
         Ok(())
     }
 }

@@ -10,8 +10,9 @@ use tipple_flow::{Failure, Party, Sink, Source};
 use crate::log::Log;
 use crate::nats::{Nats, NatsUrl};
 use crate::options::StreamOptions;
+use crate::pace::Speed;
 use crate::redis::{Redis, RedisUrl};
-use crate::sink::{Origin, StreamSink};
+use crate::sink::{Origin, StreamSink, Target};
 use crate::source::StreamSource;
 
 /// Which stream.
@@ -73,23 +74,36 @@ impl StreamUrl {
     /// # Errors
     /// [`Failure`]: it cannot be written to.
     pub fn sink(&self) -> Result<Box<dyn Sink>, Failure> {
-        self.sink_like(&Origin::default())
+        self.sink_like(&Origin::default(), None)
     }
 
     /// The stream as a sink for a dump of the stream `origin`: where the system can, it says of itself afterwards what
-    /// that one said.
+    /// that one said. With a `speed`, events come as far apart as they were, times that.
     ///
     /// # Errors
     /// [`Failure`]: it cannot be written to.
-    pub fn sink_like(&self, origin: &Origin) -> Result<Box<dyn Sink>, Failure> {
+    pub fn sink_like(
+        &self,
+        origin: &Origin,
+        speed: Option<Speed>,
+    ) -> Result<Box<dyn Sink>, Failure> {
+        fn sink<T: Target + 'static>(
+            target: T,
+            origin: &Origin,
+            speed: Option<Speed>,
+        ) -> Box<dyn Sink> {
+            Box::new(
+                StreamSink::new(target)
+                    .beginning_at(origin.from)
+                    .paced(speed),
+            )
+        }
         Ok(match self {
-            Self::Log(path) => Box::new(StreamSink::new(Log::at(path)).beginning_at(origin.from)),
-            Self::Nats(url) => {
-                Box::new(StreamSink::new(Nats::at(url.clone())).beginning_at(origin.from))
-            }
+            Self::Log(path) => sink(Log::at(path), origin, speed),
+            Self::Nats(url) => sink(Nats::at(url.clone()), origin, speed),
             Self::Redis(url) => {
                 let redis = Redis::new(url.clone()).restoring(&origin.said);
-                Box::new(StreamSink::new(redis).beginning_at(origin.from))
+                sink(redis, origin, speed)
             }
         })
     }

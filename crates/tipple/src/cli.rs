@@ -8,7 +8,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use tipple_chunk::{Codec, KeyId};
 use tipple_dump::PartRange;
 use tipple_store::StoreOptions;
-use tipple_stream::Bound;
+use tipple_stream::{Bound, Speed};
 
 use crate::help;
 use crate::ready::Listing;
@@ -150,6 +150,8 @@ pub(crate) struct LoadArgs {
     #[command(flatten)]
     pub(crate) lines: LinesSinkFlags,
     #[command(flatten)]
+    pub(crate) pace: PaceFlags,
+    #[command(flatten)]
     pub(crate) storing: StoringFlags,
     #[command(flatten)]
     pub(crate) filter: FilterFlags,
@@ -181,6 +183,8 @@ pub(crate) struct CopyArgs {
     pub(crate) lines_sink: LinesSinkFlags,
     #[command(flatten)]
     pub(crate) listing: ListingFlags,
+    #[command(flatten)]
+    pub(crate) pace: PaceFlags,
     #[command(flatten)]
     pub(crate) storing: StoringFlags,
     #[command(flatten)]
@@ -727,6 +731,19 @@ pub(crate) struct FollowFlags {
         default_value = "1m"
     )]
     pub(crate) chunk_age: Span,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "stream sinks")]
+pub(crate) struct PaceFlags {
+    /// Events come as far apart as they were, times this: 1 for the original timing, 10 for ten times as fast [default: as fast as it goes]
+    #[arg(
+        long,
+        value_name = "FACTOR",
+        env = "TIPPLE_SPEED",
+        hide_env_values = true
+    )]
+    pub(crate) speed: Option<Speed>,
 }
 
 #[derive(Debug, Args)]

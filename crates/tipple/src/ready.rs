@@ -228,6 +228,10 @@ impl Typed<'_> {
             let why = format!("is for lines: files, and the sink is {sink}");
             self.refuse(&["overwrite"], &why)?;
         }
+        if !matches!(sink, SinkUrl::Stream(_)) {
+            let why = format!("is for streams, and the sink is {sink}");
+            self.refuse(&["speed"], &why)?;
+        }
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tipple_budget::Rates;
 use tipple_dump::CopyOptions;
 use tipple_flow::{Sink, Source};
+use tipple_stream::Origin;
 
 use crate::cli::{CopyArgs, Mode};
 use crate::endpoint::{SinkUrl, SourceUrl};
@@ -44,7 +45,10 @@ pub(super) fn run(
     )?;
     // A source that can choose does; for all others the sink chooses.
     let filtering = !source_is_memcached;
-    let sink = ready::sink(&to, &args.lines_sink, &args.storing, &memcached, filtering)?;
+    let sink = match &to {
+        SinkUrl::Stream(to) => to.sink_like(&Origin::default(), args.pace.speed)?,
+        _ => ready::sink(&to, &args.lines_sink, &args.storing, &memcached, filtering)?,
+    };
     let options = ready::copy_options(&args.job, &args.buffers)?;
     let rates = ready::job_rates(&args.job)?;
     if args.job.dry_run {

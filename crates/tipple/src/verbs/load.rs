@@ -51,7 +51,7 @@ pub(super) fn run(
     }
     let sink = match (&to, &place) {
         (SinkUrl::Stream(to), DumpPlace::Store(url)) => {
-            to.sink_like(&origin(args, url, output)?)?
+            to.sink_like(&origin(args, url, output)?, args.pace.speed)?
         }
         _ => ready::sink(&to, &args.lines, &args.storing, &memcached, true)?,
     };

@@ -136,6 +136,68 @@ fn a_stream_with_other_events_is_refused() {
     }
 }
 
+/// The third event is due an hour after the others: those are there, it is not, and everything else still works.
+#[test]
+fn events_are_replayed_at_the_times_they_had() {
+    let place = Place::new();
+    let events = r#"{"payload":"1","time":"2026-11-21T12:00:00Z"}
+{"payload":"2","time":"2026-11-21T12:00:00.2Z"}
+{"payload":"3","time":"2026-11-21T13:00:00Z"}
+"#;
+    place
+        .pipe(
+            &["append", "log:s", "--format", "ndjson"],
+            events.as_bytes(),
+        )
+        .ok();
+    place.run(&["dump", "log:s", "d"]).ok();
+    let payloads = |log: &str| -> Vec<serde_json::Value> {
+        let shown = place.run(&["cat", log]);
+        let events = if shown.exit == Some(0) {
+            shown.json()
+        } else {
+            Vec::new()
+        };
+        events
+            .iter()
+            .map(|event| event["payload"].clone())
+            .collect()
+    };
+    for (target, args) in [
+        ("log:t", ["load", "d", "log:t", "--speed", "1"]),
+        ("log:u", ["copy", "log:s", "log:u", "--speed", "2x"]),
+    ] {
+        let running = place.start(&[&args[..], &["--json"]].concat());
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while payloads(target) != ["1", "2"] {
+            assert!(Instant::now() < deadline, "{:?}", payloads(target));
+        }
+        running.signal("INT");
+        let (last, exit) = running.end();
+        assert_eq!(exit, Some(130), "{last}");
+    }
+    // What is late is not hurried, what was there is not waited for: as fast as it goes.
+    let loaded = place.run(&["load", "d", "log:t", "--json"]).ok().report();
+    assert_eq!(loaded["sink"], json!({"appended": 1, "there_before": 2}));
+    assert_eq!(payloads("log:t"), ["1", "2", "3"]);
+    // A million times as fast.
+    place
+        .run(&["load", "d", "log:v", "--speed", "1000000"])
+        .ok();
+    assert_eq!(payloads("log:v"), ["1", "2", "3"]);
+
+    let refused = place.run(&["load", "d", "log:w", "--speed", "0"]);
+    assert_eq!(refused.exit, Some(2), "{}", refused.stderr);
+    let refused = place.run(&["load", "d", "lines:w", "--speed", "1"]);
+    assert!(
+        refused
+            .stderr
+            .contains("--speed is for streams, and the sink is lines:w"),
+        "{}",
+        refused.stderr
+    );
+}
+
 /// A stream is loaded section by section, and one that is missing is not passed over.
 #[test]
 fn a_dump_that_begins_right_behind_a_load_goes_on_with_it() {

@@ -45,7 +45,7 @@ pub use content::{Events, ReadableEvent};
 pub use event::{EVENT_BYTES_MAX, Event, EventRef, Header};
 pub use log::{Log, LogReader, LogWriter};
 pub use nats::{Nats, NatsUrl};
-pub use options::{Bound, Follow, StreamOptions};
+pub use options::{Archive, Bound, Follow, StreamOptions};
 pub use pace::Speed;
 pub use place::{Numbering, Place};
 pub use redis::{Redis, RedisUrl};

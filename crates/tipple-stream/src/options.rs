@@ -77,6 +77,17 @@ pub struct Follow {
     pub age: Duration,
     /// The stream is looked at so often. Default 500 ms.
     pub pace: Duration,
+    /// Take only what the stream will soon forget. Default: all that there is.
+    pub archive: Option<Archive>,
+}
+
+/// What of a stream is archived, so that the archive and the stream together have everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Archive {
+    /// What is in the older half of what the stream's own limits let it hold.
+    OlderHalf,
+    /// What is older than this.
+    OlderThan(Duration),
 }
 
 impl Default for Follow {
@@ -84,8 +95,32 @@ impl Default for Follow {
         Self {
             age: Duration::from_secs(60),
             pace: Duration::from_millis(500),
+            archive: None,
         }
     }
+}
+
+impl Archive {
+    /// Right after the last event that is archived.
+    fn end(self, stream: &dyn Stream, extent: &Extent) -> Result<Place, Failure> {
+        match self {
+            Self::OlderHalf => stream.younger_half(extent)?.ok_or_else(|| {
+                let message = format!(
+                    "{} says of no limit that would make it forget anything: give the age of what is archived, such as --archive=7d",
+                    stream.url()
+                );
+                Failure::new(Party::Usage, message)
+            }),
+            Self::OlderThan(age) => stream.place_at(ago(age)),
+        }
+    }
+}
+
+/// So long before now, in nanoseconds since 1970.
+pub(crate) fn ago(age: Duration) -> i64 {
+    let now = jiff::Timestamp::now().as_nanosecond();
+    let then = now.saturating_sub_unsigned(age.as_nanos());
+    i64::try_from(then).unwrap_or(i64::MIN)
 }
 
 impl StreamOptions {
@@ -109,7 +144,7 @@ impl StreamOptions {
     /// What of `stream` is read, given what it holds.
     ///
     /// # Errors
-    /// [`Failure`] if the stream cannot be asked where a time is.
+    /// [`Failure`] if the stream cannot be asked where a time is, or forgets nothing and is to be archived.
     pub fn span(&self, stream: &dyn Stream, extent: &Extent) -> Result<Span, Failure> {
         let place = |bound: Option<Bound>, otherwise: Place| match bound {
             None => Ok(otherwise),
@@ -117,7 +152,10 @@ impl StreamOptions {
             Some(Bound::Time(time)) => stream.place_at(time),
         };
         let from = place(self.from, extent.first)?.max(extent.first);
-        let to = place(self.to, extent.end)?.min(extent.end);
+        let mut to = place(self.to, extent.end)?.min(extent.end);
+        if let Some(archive) = self.follow.and_then(|follow| follow.archive) {
+            to = to.min(archive.end(stream, extent)?);
+        }
         Ok(Span {
             from,
             to: to.max(from),

@@ -74,6 +74,16 @@ pub trait Stream: Send + Sync {
         Ok(Some(place))
     }
 
+    /// Where the younger half of what its limits let it hold begins, about; `None` if it has no limits that it tells of. What
+    /// is before that is forgotten next.
+    ///
+    /// # Errors
+    /// As for [`Stream::look`].
+    fn younger_half(&self, extent: &Extent) -> Result<Option<Place>, Failure> {
+        let _ = extent;
+        Ok(None)
+    }
+
     /// Whether a stream that was `before` ([`Extent::life`]) can be `now`, later.
     fn goes_on(&self, before: &Value, now: &Value) -> bool {
         before == now
@@ -317,9 +327,15 @@ impl<S: Stream> Source for StreamSource<S> {
             planner,
             gate,
         };
+        // An event waits from the moment it was seen.
         let mut since = Instant::now();
+        let mut seen_to = from;
         loop {
             let upper = self.options.span(&self.stream, &extent)?.to;
+            if seen_to <= from {
+                since = Instant::now();
+            }
+            seen_to = upper;
             let span = Span {
                 from,
                 to: upper.max(from),
@@ -334,7 +350,6 @@ impl<S: Stream> Source for StreamSource<S> {
             if is_due {
                 parts.add(&extent, span)?;
                 from = span.to;
-                since = Instant::now();
             }
             let Some(follow) = self.options.follow else {
                 break;
@@ -349,10 +364,6 @@ impl<S: Stream> Source for StreamSource<S> {
             let before = std::mem::replace(&mut extent, self.stream.look()?);
             if !self.stream.goes_on(&before.life, &extent.life) {
                 return Err(self.made_anew().into());
-            }
-            // An event waits from the moment it was seen.
-            if before.end <= from && extent.end > from {
-                since = Instant::now();
             }
         }
         Ok(Planned {

@@ -11,7 +11,7 @@ use tipple_store::StoreOptions;
 use tipple_stream::{Bound, Speed};
 
 use crate::help;
-use crate::ready::Listing;
+use crate::ready::{Archived, Listing};
 use crate::snapshot_cli::SnapshotArgs;
 use crate::units::{self, ByteSize, Rate, Span, UnitError};
 
@@ -722,7 +722,11 @@ pub(crate) struct FollowFlags {
     #[arg(long, env = "TIPPLE_FOLLOW", hide_env_values = true, value_parser = BoolishValueParser::new())]
     pub(crate) follow: bool,
 
-    /// With --follow: an event waits so long at most, then a part is made of what there is; or as soon as there are --part-size bytes
+    /// Follow the stream, but take only what it will soon forget: the older half of what its limits let it hold, or what is older than AGE, such as --archive=7d
+    #[arg(long, value_name = "AGE", env = "TIPPLE_ARCHIVE", hide_env_values = true, num_args = 0..=1, require_equals = true, default_missing_value = "auto")]
+    pub(crate) archive: Option<Archived>,
+
+    /// With --follow or --archive: an event waits so long at most, then a part is made of what there is; or as soon as there are --part-size bytes
     #[arg(
         long,
         value_name = "DURATION",

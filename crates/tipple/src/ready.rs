@@ -24,7 +24,7 @@ use tipple_memcached::{
     TlsOptions,
 };
 use tipple_store::{StoreOptions, StoreUrl};
-use tipple_stream::{Events, Follow, StreamOptions};
+use tipple_stream::{Archive, Events, Follow, StreamOptions};
 
 use crate::cli::{
     BufferFlags, ConnectionFlags, FenceFlags, FilterFlags, FollowFlags, FromQueueFlags, JobFlags,
@@ -34,7 +34,7 @@ use crate::cli::{
 use crate::endpoint::{SinkUrl, SourceUrl};
 use crate::error::{CliError, Kind};
 use crate::output::Output;
-use crate::units::{UnitError, rates};
+use crate::units::{Span, UnitError, rates};
 
 /// Raw bytes of a key file: [`SourceOptions`]' default, as a constant for `--help`.
 pub(crate) const KEY_FILE_BYTES: u64 = 4 << 20;
@@ -150,7 +150,7 @@ pub(crate) struct Typed<'a> {
     pub(crate) matches: &'a ArgMatches,
 }
 
-const FOLLOW_FLAGS: &[&str] = &["follow", "chunk_age"];
+const FOLLOW_FLAGS: &[&str] = &["follow", "archive", "chunk_age"];
 pub(crate) const STREAM_FLAGS: &[&str] = &["from", "to"];
 const LISTING_FLAGS: &[&str] = &["listing", "key_file_size", "key_space"];
 const FILTER_FLAGS: &[&str] = &[
@@ -277,6 +277,30 @@ impl MemcachedFlags<'_> {
     }
 }
 
+fn followed(flags: &FollowFlags) -> Option<Follow> {
+    let archive = flags.archive.map(|archived| archived.0);
+    (flags.follow || archive.is_some()).then(|| Follow {
+        age: flags.chunk_age.0,
+        archive,
+        ..Follow::default()
+    })
+}
+
+/// What is archived, as it is typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Archived(Archive);
+
+impl FromStr for Archived {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        Ok(Self(match text {
+            "auto" => Archive::OlderHalf,
+            age => Archive::OlderThan(age.parse::<Span>()?.0),
+        }))
+    }
+}
+
 pub(crate) fn source(
     url: &SourceUrl,
     lines: &LinesSourceFlags,
@@ -289,10 +313,7 @@ pub(crate) fn source(
         SourceUrl::Stream(url) => url.source(StreamOptions {
             from: stream.from,
             to: stream.to,
-            follow: follow.filter(|flags| flags.follow).map(|flags| Follow {
-                age: flags.chunk_age.0,
-                ..Follow::default()
-            }),
+            follow: follow.and_then(followed),
             part_bytes: lines.part_size.0,
         })?,
         SourceUrl::Memcached(url) => Box::new(MemcachedSource::new(

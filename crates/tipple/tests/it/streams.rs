@@ -136,6 +136,67 @@ fn a_stream_with_other_events_is_refused() {
     }
 }
 
+#[test]
+fn only_what_is_old_is_archived() {
+    let place = Place::new();
+    let append = |day: &str, payloads: &[&str]| {
+        let line = |payload| {
+            format!(
+                "{}\n",
+                json!({ "payload": payload, "time": format!("{day}T00:00:00Z") })
+            )
+        };
+        let lines: String = payloads.iter().map(line).collect();
+        place
+            .pipe(&["append", "log:s", "--format", "ndjson"], lines.as_bytes())
+            .ok();
+    };
+    append("2020-01-01", &["1", "2", "3"]);
+    append("2220-01-01", &["4"]);
+    let archive = &[
+        "dump",
+        "log:s",
+        "d",
+        "--archive=7d",
+        "--chunk-age",
+        "10ms",
+        "--json",
+    ];
+    let mut running = place.start(archive);
+    assert_eq!(running.wait_for("part")["records"], 3);
+    running.signal("KILL");
+    drop(running);
+    // What is young stands in the way of what is old behind it: an archive is in the order of the stream.
+    append("2020-01-01", &["5"]);
+    append("2220-01-01", &["6"]);
+    let mut running = place.start(archive);
+    let start = running.wait_for("start");
+    assert_eq!(start["parts_committed"], 1);
+    running.signal("INT");
+    assert_eq!(running.end().1, Some(130));
+    let archived = place.run(&["cat", "d", "--partial"]).ok().json();
+    let payloads: Vec<_> = archived.iter().map(|event| &event["payload"]).collect();
+    assert_eq!(payloads, ["1", "2", "3"]);
+    // All that is left, and the archive is a dump like any other.
+    place.run(&["dump", "log:s", "d"]).ok();
+    assert_eq!(
+        place.run(&["cat", "d"]).ok().json(),
+        place.run(&["cat", "log:s"]).ok().json()
+    );
+
+    let refused = place.run(&["dump", "log:s", "e", "--archive"]);
+    assert_eq!(refused.exit, Some(2));
+    assert!(
+        refused
+            .stderr
+            .contains("give the age of what is archived, such as --archive=7d"),
+        "{}",
+        refused.stderr
+    );
+    let refused = place.run(&["dump", "log:s", "e", "--archive=old"]);
+    assert_eq!(refused.exit, Some(2));
+}
+
 /// The third event is due an hour after the others: those are there, it is not, and everything else still works.
 #[test]
 fn events_are_replayed_at_the_times_they_had() {

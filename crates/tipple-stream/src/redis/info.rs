@@ -5,6 +5,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::connection::{Talk, Trouble};
+use super::groups::Group;
 use crate::place::{Numbering, Place};
 
 /// A stream as XINFO tells it: the life of a source, and what a target restores beside the events. Stable: part of a
@@ -31,20 +32,7 @@ pub(super) struct Info {
     pub groups: Vec<Group>,
 }
 
-/// A consumer group.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Group {
-    #[serde(with = "name")]
-    pub name: Vec<u8>,
-    #[serde(with = "id")]
-    pub last_delivered: Place,
-    /// Unknown to Redis, too, once a group was set to some id.
-    pub entries_read: Option<u64>,
-    /// Delivered and not acknowledged.
-    pub pending: u64,
-}
-
-mod id {
+pub(super) mod id {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     use crate::place::{Numbering, Place};
@@ -76,7 +64,7 @@ mod id {
 }
 
 /// Names are any bytes.
-mod name {
+pub(super) mod name {
     use serde::{Deserializer, Serializer, de::Error};
 
     use super::*;
@@ -106,8 +94,8 @@ impl Info {
             match &field[..] {
                 b"length" => info.length = number(&field, talk)?,
                 b"entries-added" => added = Some(number(&field, talk)?),
-                b"last-generated-id" => info.last_generated = id(talk)?,
-                b"max-deleted-entry-id" => deleted = Some(id(talk)?),
+                b"last-generated-id" => info.last_generated = next_id(talk)?,
+                b"max-deleted-entry-id" => deleted = Some(next_id(talk)?),
                 b"first-entry" => info.first = entry(talk)?,
                 b"last-entry" => info.last = entry(talk)?,
                 _ => talk.skip()?,
@@ -123,32 +111,6 @@ impl Info {
                     .into(),
             )),
         }
-    }
-
-    /// Reads the groups, too.
-    pub fn read_groups(&mut self, talk: &mut Talk<'_>, key: &[u8]) -> Result<(), Trouble> {
-        talk.send(&[b"XINFO", b"GROUPS", key])?;
-        for _ in 0..talk.list()? {
-            let mut group = Group::default();
-            for _ in 0..talk.list()? / 2 {
-                let field = talk.short()?;
-                match &field[..] {
-                    b"name" => {
-                        let bytes = talk.string()?;
-                        talk.bytes(bytes, |piece| {
-                            group.name.extend_from_slice(piece);
-                            Ok::<_, Trouble>(())
-                        })?;
-                    }
-                    b"pending" => group.pending = number(&field, talk)?,
-                    b"last-delivered-id" => group.last_delivered = id(talk)?,
-                    b"entries-read" => group.entries_read = talk.answer()?.number(),
-                    _ => talk.skip()?,
-                }
-            }
-            self.groups.push(group);
-        }
-        Ok(())
     }
 
     /// Right after the largest id that an event ever had.
@@ -179,14 +141,14 @@ impl Info {
     }
 }
 
-fn number(field: &[u8], talk: &mut Talk<'_>) -> Result<u64, Trouble> {
+pub(super) fn number(field: &[u8], talk: &mut Talk<'_>) -> Result<u64, Trouble> {
     talk.answer()?
         .number()
         .ok_or_else(|| Trouble::Protocol(format!("no number as {}", field.escape_ascii())))
 }
 
 /// An id that comes next.
-pub(super) fn id(talk: &mut Talk<'_>) -> Result<Place, Trouble> {
+pub(super) fn next_id(talk: &mut Talk<'_>) -> Result<Place, Trouble> {
     let text = talk.short()?;
     let place = std::str::from_utf8(&text)
         .ok()
@@ -200,7 +162,7 @@ fn entry(talk: &mut Talk<'_>) -> Result<Option<Place>, Trouble> {
         return Ok(None);
     }
     talk.list()?;
-    let place = id(talk)?;
+    let place = next_id(talk)?;
     talk.skip()?;
     Ok(Some(place))
 }

@@ -217,7 +217,7 @@ impl<'a> RedisReader<'a> {
         }
         let changed = || Trouble::Protocol("an event that changed".into());
         talk.list()?;
-        let place = info::id(&mut talk)?;
+        let place = info::next_id(&mut talk)?;
         if place != self.event.place || talk.list()? != 2 * lengths.len() as u64 {
             return Err(changed().into());
         }
@@ -361,7 +361,7 @@ impl Entry {
         if talk.list()? != 2 {
             return Err(Trouble::Protocol("an event without id or fields".into()));
         }
-        self.place = info::id(talk)?;
+        self.place = info::next_id(talk)?;
         let strings = talk.list()?;
         for _ in 0..strings / 2 {
             let name = self.string(talk)?;

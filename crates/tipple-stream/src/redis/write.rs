@@ -389,7 +389,7 @@ fn last(talk: &mut Talk<'_>, key: &[u8]) -> Result<Option<(Place, Fields)>, Trou
         return Ok(None);
     }
     talk.list()?;
-    let place = info::id(talk)?;
+    let place = info::next_id(talk)?;
     let mut fields = Vec::new();
     let string = |talk: &mut Talk<'_>| {
         let bytes = talk.string()?;

@@ -106,6 +106,31 @@ fn says(client: &mut RawRedis, key: &str) -> String {
     format!("{kept:?} {groups:?}")
 }
 
+/// Ids, consumers and deliveries of what is pending in a group; when it was delivered differs by what a question takes.
+fn pending(client: &mut RawRedis, key: &str, group: &str) -> Vec<(String, String, i64)> {
+    let RedisReply::List(entries) = client.words(&format!("XPENDING {key} {group} - + 100000"))
+    else {
+        panic!("XPENDING gives a list")
+    };
+    let entry = |entry: &RedisReply| match entry {
+        RedisReply::List(fields) => match &fields[..] {
+            [
+                RedisReply::Bytes(id),
+                RedisReply::Bytes(consumer),
+                RedisReply::Number(_),
+                RedisReply::Number(deliveries),
+            ] => (text(id), text(consumer), *deliveries),
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    };
+    entries.iter().map(entry).collect()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
 #[test]
 fn everything_of_a_stream_comes_back() {
     let server = Redis::start(&[]);
@@ -134,7 +159,11 @@ fn everything_of_a_stream_comes_back() {
     a.words("XDEL a 70000-70 4000000-2");
     a.words("XTRIM a MINID 4-0");
     a.words("XGROUP CREATE a read 0 ENTRIESREAD 1");
-    a.words("XREADGROUP GROUP read me COUNT 100 STREAMS a >");
+    a.words("XREADGROUP GROUP read me COUNT 2500 STREAMS a >");
+    a.words("XREADGROUP GROUP read other COUNT 50 STREAMS a >");
+    a.words("XCLAIM a read other 0 7000-7");
+    a.words("XACK a read 5-0");
+    a.words("XDEL a 8000-8");
     a.words("XGROUP CREATE a unknown 5-5");
     a.command(&[b"XGROUP", b"CREATE", b"a", b"\x00\xff", b"$"]);
 
@@ -152,9 +181,16 @@ fn everything_of_a_stream_comes_back() {
     assert_eq!(
         said,
         json!({"appended": length, "there_before": 0, "target": {
-            "groups_made": 3, "groups_there_before": 0, "pending_not_kept": 100,
+            "groups_made": 3, "groups_there_before": 0,
+            // One was acknowledged, and one is no event any more.
+            "pending_made": 2548, "pending_not_kept": 1,
         }})
     );
+    let mut of_a = pending(a, "a", "read");
+    of_a.retain(|(id, ..)| id != "8000-8");
+    assert_eq!(of_a[2], ("6-0".into(), "me".into(), 1));
+    assert_eq!(of_a[3], ("7000-7".into(), "other".into(), 2));
+    assert!(of_a == pending(a, "b", "read"), "other pending entries");
     assert!(entries(a, "a") == entries(a, "b"), "other entries");
     assert_eq!(says(a, "a"), says(a, "b"));
 

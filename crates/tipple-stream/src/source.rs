@@ -165,10 +165,13 @@ fn share(extent: &Extent, span: Span) -> (u64, u64) {
     (part(extent.bytes), part(extent.events))
 }
 
+/// Parts that a range has at most, however large the system says that it is.
+const PARTS_MAX: u64 = 100_000;
+
 /// How many parts a range has.
 fn parts_of(bytes: u64, part_bytes: u64, span: Span) -> u128 {
     let places = span.to.number() - span.from.number();
-    u128::from(bytes.div_ceil(part_bytes).max(1)).min(places)
+    u128::from(bytes.div_ceil(part_bytes).clamp(1, PARTS_MAX)).min(places)
 }
 
 /// Ranges on their way to the planner.
@@ -413,5 +416,20 @@ impl PartReader for Reader<'_> {
         outcomes: &mut Outcomes,
     ) -> Result<(), Stop> {
         self.0.read(Span::read(part)?, out, outcomes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claimed_size_makes_no_endless_plan() {
+        let from = Place::ZERO;
+        let to = Place::from_number(u128::MAX);
+        let least = StreamOptions::PART_BYTES_MIN;
+        for (bytes, parts) in [(0, 1), (least + 1, 2), (u64::MAX, u128::from(PARTS_MAX))] {
+            assert_eq!(parts_of(bytes, least, Span { from, to }), parts);
+        }
     }
 }

@@ -54,9 +54,13 @@ pub fn gate() -> Gate {
 }
 
 pub fn plan(source: &dyn Source) -> Vec<Plan> {
+    try_plan(source).unwrap()
+}
+
+pub fn try_plan(source: &dyn Source) -> Result<Vec<Plan>, Stop> {
     let mut plans = Plans::default();
-    source.plan(&mut plans, &gate()).unwrap();
-    plans.0
+    source.plan(&mut plans, &gate())?;
+    Ok(plans.0)
 }
 
 /// Frames, and what happens when one of them comes or goes.

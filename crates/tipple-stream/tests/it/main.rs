@@ -1,6 +1,7 @@
 //! Streams as their users see them.
 
 mod harness;
+mod hostile;
 mod log;
 mod nats;
 mod pipeline;

@@ -22,6 +22,7 @@ mod output;
 mod pages;
 mod random_kills;
 mod record;
+mod redis;
 mod sealed;
 mod signals;
 mod snapshot;

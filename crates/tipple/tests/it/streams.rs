@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use insta::assert_snapshot;
 use serde_json::json;
-use tipple_testkit::{RawRedis, Redis};
 
 use crate::support::Place;
 
@@ -646,66 +645,4 @@ fn following_is_interrupted_and_goes_on() {
         "{}",
         refused.stderr
     );
-}
-
-#[test]
-fn a_redis_stream_comes_back_with_its_ids_and_groups() {
-    let server = Redis::start(&["--requirepass", "hunter2"]);
-    let mut client = server.client();
-    let place = Place::new();
-    for number in 1..=3000 {
-        client.words(&format!("XADD a:1 {number}000-0 n {number} n again"));
-    }
-    client.words("XDEL a:1 500000-0 3000000-0");
-    client.words("XGROUP CREATE a:1 readers 1000000-0 ENTRIESREAD 1000");
-    let url = |key: &str| format!("redis://{}/{key}", server.addr());
-    let run = |args: &[&str]| place.run_with(args, &[("REDISCLI_AUTH", "hunter2")]);
-    let report = run(&["dump", &url("a:1"), "d", "--part-size", "64KiB", "--json"]);
-    let report = report.ok().report();
-    assert_eq!(report["records"], 2998);
-    assert!(report["parts"].as_u64() > Some(1), "{report}");
-    assert_eq!(report["lost"], json!({}));
-    place.run(&["verify", "d"]).ok();
-    let shown = place.run(&["cat", "d", "--limit", "1"]).ok().stdout;
-    assert_eq!(
-        shown,
-        "{\"position\":\"1000-0\",\"time\":\"1970-01-01T00:00:01Z\",\"key\":null,\"headers\":[[\"n\",\"1\"],[\"n\",\"again\"]],\"payload\":null}\n"
-    );
-    for appended in [2998, 0] {
-        let loaded = run(&["load", "d", &url("3/b%2F"), "--json"]).ok().report();
-        assert_eq!(loaded["sink"]["appended"], appended);
-        assert_eq!(loaded["sink"]["there_before"], 2998 - appended);
-    }
-    let info = |client: &mut RawRedis, key: &str| {
-        let of = |what: &str| format!("XINFO {what} {key}");
-        ["STREAM", "GROUPS"].map(|what| format!("{:?}", client.words(&of(what))))
-    };
-    let before = info(&mut client, "a:1");
-    client.words("SELECT 3");
-    let after = info(&mut client, "b/");
-    // How it is laid out in memory is the server's business.
-    let told = |info: &str| info.split("radix-tree").next().unwrap().to_owned();
-    assert_eq!(told(&before[0]), told(&after[0]));
-    assert_eq!(before[1], after[1]);
-    // Into the log, where the ids become headers, and straight across.
-    place.run(&["load", "d", "log:l"]).ok();
-    let loaded = place.run(&["load", "d", "log:l", "--json"]).ok().report();
-    assert_eq!(loaded["sink"], json!({"appended": 0, "there_before": 2998}));
-    run(&["copy", "log:l", &url("4/c")]).ok();
-    // What names a place in a range, and a mistake.
-    let from = url("a:1");
-    let part = [
-        "dump",
-        &from,
-        "e",
-        "--json",
-        "--from",
-        "1970-01-01T00:00:02Z",
-        "--to",
-        "4000-0",
-    ];
-    assert_eq!(run(&part).ok().report()["records"], 2);
-    let refused = place.run(&["dump", &url("a:1"), "f"]);
-    assert_eq!(refused.exit, Some(10));
-    assert!(refused.stderr.contains("NOAUTH"), "{}", refused.stderr);
 }

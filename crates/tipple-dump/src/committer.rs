@@ -12,6 +12,7 @@ use tipple_store::{ObjectName, Store, StoreErrorKind};
 use crate::error::DumpError;
 use crate::failpoint::failpoint;
 use crate::job::{Event, Job, bump};
+use crate::lag::ToLag;
 use crate::layout::{self, ChunkEntry, Format, PartRecord, SealedPart};
 use crate::sealing::Sealing;
 use crate::spool::Waiting;
@@ -30,6 +31,8 @@ struct OpenState {
     void: Vec<ObjectName>,
     /// For each store, chunks that are on their way to it, of all attempts.
     in_flight: Vec<u32>,
+    /// For each store, whether a chunk has passed it by.
+    missed: Vec<bool>,
     /// Stores that are not done with the part.
     stores_left: usize,
     ended: Option<(Written, Outcomes)>,
@@ -43,6 +46,7 @@ impl OpenPart {
                 chunks: BTreeMap::new(),
                 void: Vec::new(),
                 in_flight: vec![0; stores],
+                missed: vec![false; stores],
                 stores_left: stores,
                 ended: None,
             }),
@@ -86,6 +90,15 @@ impl OpenPart {
         state.in_flight[store] == 0 && state.ended.is_some()
     }
 
+    /// A chunk passes a store by, which is behind.
+    fn miss(&self, store: usize) {
+        self.lock().missed[store] = true;
+    }
+
+    fn is_missed(&self, store: usize) -> bool {
+        self.lock().missed[store]
+    }
+
     /// A store is done with the part. Returns whether it was the last.
     fn settled(&self) -> bool {
         let mut state = self.lock();
@@ -94,7 +107,7 @@ impl OpenPart {
     }
 
     /// The record of a part whose chunks have all arrived, and what earlier attempts left. The same for each store.
-    fn record(&self) -> (PartRecord, Vec<ObjectName>) {
+    pub(crate) fn record(&self) -> (PartRecord, Vec<ObjectName>) {
         let state = self.lock();
         let (written, outcomes) = state
             .ended
@@ -165,12 +178,16 @@ pub(crate) enum Work {
 /// The sending half of each store's queue, for lanes. A queue has no length of its own: what waits in it is in the
 /// spool, which has.
 #[derive(Clone)]
-pub(crate) struct ToCommitters(pub(crate) Vec<Sender<Work>>);
+pub(crate) struct ToCommitters<'a> {
+    pub(crate) stores: &'a Stores<'a>,
+    pub(crate) queues: Vec<Sender<Work>>,
+}
 
-impl ToCommitters {
+impl ToCommitters<'_> {
     pub(crate) fn put(&self, part: &Arc<OpenPart>, chunk: OpenChunk) -> Result<(), DumpError> {
         let chunk = Arc::new(chunk);
-        for store in 0..self.0.len() {
+        self.stores.sent();
+        for store in 0..self.queues.len() {
             self.send(store, Work::Put(Arc::clone(part), Arc::clone(&chunk)))?;
         }
         Ok(())
@@ -182,11 +199,14 @@ impl ToCommitters {
 
     fn send(&self, store: usize, work: Work) -> Result<(), DumpError> {
         // The other end is gone only after a failure, which it has reported.
-        self.0[store].send(work).map_err(|_| DumpError::Interrupted)
+        self.queues[store]
+            .send(work)
+            .map_err(|_| DumpError::Interrupted)
     }
 }
 
 /// One thread of those that put and commit in the store `number`.
+#[derive(Clone)]
 pub(crate) struct Committer<'a> {
     pub(crate) job: &'a Job,
     pub(crate) stores: &'a Stores<'a>,
@@ -194,36 +214,75 @@ pub(crate) struct Committer<'a> {
     pub(crate) sealing: Option<&'a Sealing>,
     /// Where parts go that all stores have, if anyone is to be told.
     pub(crate) to_notifier: Option<SyncSender<PartName>>,
+    /// Whether the store may be left behind: then a part that has passed it by is not done with.
+    pub(crate) may_lag: bool,
 }
 
 impl Committer<'_> {
     /// Takes work until all senders are gone. After a failure it still takes, so that what waits in the spool goes,
-    /// but puts nothing.
-    pub(crate) fn run(&self, work: &Mutex<Receiver<Work>>, fail: &dyn Fn(DumpError)) {
+    /// but puts nothing. Parts that have passed the store by go `to_lag`.
+    pub(crate) fn run(
+        &self,
+        work: &Mutex<Receiver<Work>>,
+        to_lag: Option<&ToLag>,
+        fail: &dyn Fn(DumpError),
+    ) {
         loop {
             let next = work.lock().unwrap_or_else(PoisonError::into_inner).recv();
             let Ok(next) = next else { return };
-            if self.job.gate().check().is_err() {
-                continue;
-            }
-            let done = match next {
-                Work::Put(part, chunk) => self.put(&part, chunk),
-                Work::Commit(part) => self.commit(&part),
-            };
-            if let Err(error) = done {
-                fail(error);
+            match (self.take(next), to_lag) {
+                (Ok(Some(missed)), Some(to_lag)) => to_lag.send(missed),
+                (Ok(_), _) => {}
+                (Err(error), _) => fail(error),
             }
         }
     }
 
-    fn put(&self, part: &OpenPart, chunk: Arc<OpenChunk>) -> Result<(), DumpError> {
-        self.if_living(|store| {
+    /// Takes what waits, without waiting.
+    pub(crate) fn take_waiting(
+        &self,
+        work: &Mutex<Receiver<Work>>,
+        to_lag: &ToLag,
+    ) -> Result<(), DumpError> {
+        loop {
+            // Whoever has the lock takes it.
+            let next = work.try_lock().ok().and_then(|work| work.try_recv().ok());
+            let Some(next) = next else { return Ok(()) };
+            if let Some(missed) = self.take(next)? {
+                to_lag.send(missed);
+            }
+        }
+    }
+
+    /// Returns the part, if it is over and has passed the store by.
+    fn take(&self, next: Work) -> Result<Option<Arc<OpenPart>>, DumpError> {
+        let is_chunk = matches!(next, Work::Put(..));
+        let done = match next {
+            _ if self.job.gate().check().is_err() => Ok(None),
+            Work::Put(part, chunk) => self.put(&part, chunk),
+            Work::Commit(part) => self.commit(&part),
+        };
+        if is_chunk {
+            self.stores.taken(self.number);
+        }
+        done
+    }
+
+    fn put(
+        &self,
+        part: &Arc<OpenPart>,
+        chunk: Arc<OpenChunk>,
+    ) -> Result<Option<Arc<OpenPart>>, DumpError> {
+        let is_put = self.if_living(|store| {
             failpoint!("putting");
             let sole = self.stores.count() == 1;
             chunk.waiting.put(store, &chunk.name, sole)?;
             failpoint!("put");
             Ok(())
         })?;
+        if !is_put {
+            part.miss(self.number);
+        }
         if chunk.settled() {
             let progress = self.job.progress();
             bump(&progress.chunks, 1);
@@ -233,20 +292,47 @@ impl Committer<'_> {
         drop(chunk);
         match part.arrived(self.number) {
             true => self.commit(part),
-            false => Ok(()),
+            false => Ok(None),
         }
     }
 
-    fn commit(&self, part: &OpenPart) -> Result<(), DumpError> {
+    fn commit(&self, part: &Arc<OpenPart>) -> Result<Option<Arc<OpenPart>>, DumpError> {
         let (record, void) = part.record();
-        self.if_living(|store| {
-            check_planned(store, &part.planned, &record)?;
-            self.write(store, &part.planned, &record)?;
-            for name in &void {
-                store.delete(name)?;
-            }
-            Ok(())
-        })?;
+        let is_committed = !part.is_missed(self.number)
+            && self.if_living(|store| {
+                check_planned(store, &part.planned, &record)?;
+                self.write(store, &part.planned, &record)?;
+                for name in &void {
+                    store.delete(name)?;
+                }
+                Ok(())
+            })?;
+        if self.may_lag && !is_committed {
+            return Ok(Some(Arc::clone(part)));
+        }
+        self.settle(part, &record);
+        Ok(None)
+    }
+
+    /// Removes what attempts that do not count have left of a part.
+    pub(crate) fn remove_void(
+        &self,
+        part: &OpenPart,
+        record: &PartRecord,
+    ) -> Result<(), DumpError> {
+        let (_, void) = part.record();
+        let is_void = |name: &&ObjectName| {
+            let chunks = record.chunks.iter();
+            !chunks.into_iter().any(|chunk| chunk.name == name.as_ref())
+        };
+        for name in void.iter().filter(is_void) {
+            self.stores.get(self.number).delete(name)?;
+        }
+        Ok(())
+    }
+
+    /// The store is done with the part.
+    pub(crate) fn settle(&self, part: &OpenPart, record: &PartRecord) {
         if part.settled() {
             if let Some(to_notifier) = &self.to_notifier {
                 // If too many wait, or the notifier was cancelled: what it was not told of it finds at the end.
@@ -256,10 +342,9 @@ impl Committer<'_> {
             self.job.tell(&Event::Part {
                 part: record.part.to_string(),
                 records: record.records,
-                outcomes: record.outcomes,
+                outcomes: record.outcomes.clone(),
             });
         }
-        Ok(())
     }
 
     /// I1, I3: the part record is written when, and only when, all its chunks are durable. The first one counts: if
@@ -295,15 +380,19 @@ impl Committer<'_> {
         Ok(())
     }
 
-    /// Nothing is done to a store that was dropped, and what fails is treated by the policy.
+    /// Nothing is done to a store that was dropped or is behind, and what fails is treated by the policy. Returns whether
+    /// it was done.
     fn if_living(
         &self,
         act: impl FnOnce(&dyn Store) -> Result<(), DumpError>,
-    ) -> Result<(), DumpError> {
+    ) -> Result<bool, DumpError> {
         if !self.stores.is_living(self.number) {
-            return Ok(());
+            return Ok(false);
         }
-        act(self.stores.get(self.number)).or_else(|error| self.stores.failed(self.number, error))
+        match act(self.stores.get(self.number)) {
+            Ok(()) => Ok(true),
+            Err(error) => self.stores.failed(self.number, error).map(|()| false),
+        }
     }
 }
 

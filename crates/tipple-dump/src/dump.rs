@@ -17,6 +17,7 @@ use crate::error::DumpError;
 use crate::failpoint::failpoint;
 use crate::filling::{self, MESSAGES_MAX, Plans};
 use crate::job::{Event, Job, Phase, Report, bump};
+use crate::lag::{Lag, ToLag};
 use crate::layout::{self, Done, Head, PartRecord, Sealed, SealedPart};
 use crate::ledger::Ledger;
 use crate::notify::{self, Notifier};
@@ -100,6 +101,7 @@ pub fn dump(
     }
     tell_start(job, &plan, &estimate, options.threads);
     let run = Run {
+        replicator: &replicator,
         job,
         source,
         stores,
@@ -112,6 +114,7 @@ pub fn dump(
         head: &head,
     };
     let (plan_id, sealed) = run.workers(notifier.as_mut())?;
+    replicator.planned(&plan_id, &sealed)?;
 
     job.phase(Phase::Finishing);
     // Before DONE: who reads DONE, and finds no message any more, has got all there will be.
@@ -418,6 +421,7 @@ struct Run<'a> {
     extension: &'a str,
     sealing: Option<&'a Sealing>,
     head: &'a Head,
+    replicator: &'a Replicator<'a>,
 }
 
 impl Run<'_> {
@@ -451,7 +455,10 @@ impl Run<'_> {
                 (to_committers, Arc::new(Mutex::new(work)))
             })
             .unzip();
-        let to_committers = ToCommitters(to_committers);
+        let to_committers = ToCommitters {
+            stores: self.stores,
+            queues: to_committers,
+        };
         let fail = |error| failure.set(error);
         let (name, version) = self.source.content();
         let content = Content::new(name, version);
@@ -529,16 +536,42 @@ impl Run<'_> {
             }
             drop(to_committers);
             for (number, work) in queues.into_iter().enumerate() {
+                let detach_after = self.options.detach_after;
+                let detach_after = detach_after.filter(|_| self.stores.count() > 1);
+                let committer = || Committer {
+                    job: self.job,
+                    stores: self.stores,
+                    number,
+                    sealing: self.sealing,
+                    to_notifier: to_notifier.clone(),
+                    may_lag: detach_after.is_some(),
+                };
+                let to_lag = detach_after.map(|detach_after| {
+                    let (to_lag, missed) = channel();
+                    let to_lag = ToLag::new(to_lag);
+                    let watching = Lag {
+                        committer: committer(),
+                        replicator: self.replicator,
+                        detach_after,
+                    };
+                    let (bringing, missing) = (watching.clone(), Arc::clone(to_lag.missing()));
+                    let (fail, work, said) = (&fail, Arc::clone(&work), to_lag.clone());
+                    scope.spawn(move || {
+                        if let Err(error) = watching.watch(&work, &said) {
+                            fail(error);
+                        }
+                    });
+                    scope.spawn(move || {
+                        if let Err(error) = bringing.bring_all(&missed, &missing) {
+                            fail(error);
+                        }
+                    });
+                    to_lag
+                });
                 for _ in 0..self.options.threads {
                     let (work, fail) = (Arc::clone(&work), &fail);
-                    let committer = Committer {
-                        job: self.job,
-                        stores: self.stores,
-                        number,
-                        sealing: self.sealing,
-                        to_notifier: to_notifier.clone(),
-                    };
-                    scope.spawn(move || committer.run(&work, fail));
+                    let (committer, to_lag) = (committer(), to_lag.clone());
+                    scope.spawn(move || committer.run(&work, to_lag.as_ref(), fail));
                 }
             }
             // Gone with the last committer: then the notifier has heard of everything.

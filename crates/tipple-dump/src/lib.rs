@@ -28,6 +28,7 @@ mod estimate;
 mod failpoint;
 mod filling;
 mod job;
+mod lag;
 pub mod layout;
 mod ledger;
 mod list;

@@ -1,5 +1,7 @@
 //! How a dump is made, and what it then needs.
 
+use std::time::Duration;
+
 use tipple_chunk::{Codec, KeyRing, seal_bytes, sealed_bytes};
 use tipple_flow::{FRAME_BYTES_MAX, Source};
 use tipple_store::Store;
@@ -33,6 +35,9 @@ pub struct DumpOptions {
     pub spool_bytes_max: Option<u64>,
     /// What becomes of the job when one of several stores fails.
     pub store_policy: StorePolicy,
+    /// With several stores: one that holds up the others for so long is left behind, and catches up from another store.
+    /// Default: never, the others wait.
+    pub detach_after: Option<Duration>,
     /// Seals the dump with the first of these keys. A dump that was begun with any of them goes on with that one.
     pub keys: Option<KeyRing>,
     /// Who is told of what is in the stores.
@@ -50,6 +55,7 @@ impl Default for DumpOptions {
             spool: SpoolPlace::Default,
             spool_bytes_max: None,
             store_policy: StorePolicy::All,
+            detach_after: None,
             keys: None,
             notify: NotifyOptions::default(),
         }

@@ -17,7 +17,7 @@ use crate::begin::{self, SealedPlan};
 use crate::dump::FirstFailure;
 use crate::error::DumpError;
 use crate::job::Job;
-use crate::layout::{self, ChunkEntry, Done, Head, PartRecord, Sealed};
+use crate::layout::{self, ChunkEntry, Done, Head, PartRecord, Sealed, SealedPart};
 use crate::sealing::Sealing;
 use crate::spool::Spool;
 use crate::stores::Stores;
@@ -27,7 +27,7 @@ use crate::sums::put_sha256sums;
 const PIECE_BYTES: usize = 256 << 10;
 
 /// Which store failed, and why.
-type StoreFailure = (usize, DumpError);
+pub(crate) type StoreFailure = (usize, DumpError);
 
 /// Brings the stores of a job to the same state.
 pub(crate) struct Replicator<'a> {
@@ -241,6 +241,31 @@ impl Replicator<'_> {
         });
         failure.into_result(Some(()))?;
         Ok(copied.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Copies one part that `from` has, and its plan object, into the store `to`.
+    pub(crate) fn bring(
+        &self,
+        planned: &SealedPart,
+        record: &PartRecord,
+        from: usize,
+        to: usize,
+    ) -> Result<(), StoreFailure> {
+        self.object(from, to, &planned.object())?;
+        self.part(&Uneven {
+            record: record.clone(),
+            from,
+            to: vec![to],
+        })
+        .map(drop)
+    }
+
+    /// Gives stores that have caught up the plan objects that they missed.
+    pub(crate) fn planned(&self, plan: &str, sealed: &Sealed) -> Result<(), DumpError> {
+        match self.stores.any_caught_up() {
+            true => self.plan_objects(plan, sealed, self.stores.steady_first()[0]),
+            false => Ok(()),
+        }
     }
 
     fn part(&self, part: &Uneven) -> Result<Vec<usize>, StoreFailure> {

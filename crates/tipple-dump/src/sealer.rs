@@ -28,7 +28,7 @@ pub(crate) struct Sealer<'a> {
     /// The room in the spool that a chunk takes at most.
     pub(crate) chunk_room: u64,
     pub(crate) stores: usize,
-    pub(crate) work: ToCommitters,
+    pub(crate) work: ToCommitters<'a>,
 }
 
 impl Sealer<'_> {

@@ -10,7 +10,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{self, IoSlice, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use sha2::{Digest, Sha256};
 use tipple_budget::{Budget, Gate, Permit};
@@ -39,6 +39,8 @@ pub(crate) struct Spool {
     place: Place,
     /// Chunks begun: no two of them share a file.
     begun: AtomicU64,
+    /// Those who want to begin one.
+    waiting: AtomicUsize,
 }
 
 enum Place {
@@ -74,6 +76,7 @@ impl Spool {
             room,
             place,
             begun: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
         })
     }
 
@@ -98,7 +101,10 @@ impl Spool {
         bytes_max: u64,
         gate: &Gate,
     ) -> Result<Staging, DumpError> {
-        let permit = self.room.acquire(bytes_max, gate)?;
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let permit = self.room.acquire(bytes_max, gate);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        let permit = permit?;
         let body = match &self.place {
             Place::Store(dir) => self.create(dir, label)?,
             Place::Own(own) => self.create(&own.chunks, label)?,
@@ -116,6 +122,11 @@ impl Spool {
         let path = dir.join(format!("{label}-{number}.chunk"));
         let file = File::create_new(&path).map_err(DumpError::disk("create", &path))?;
         Ok(Body::File(StagedFile { path }, Some(file)))
+    }
+
+    /// Whether anybody waits for room.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
     }
 
     /// Bytes that may wait in it.

@@ -1,5 +1,6 @@
 //! The stores of a job, and what becomes of it when one of them fails.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
@@ -32,8 +33,28 @@ pub(crate) struct Stores<'a> {
     job: &'a Job,
     members: Vec<&'a dyn Store>,
     policy: StorePolicy,
-    /// For each member, why it was dropped.
-    dropped: Mutex<Vec<Option<String>>>,
+    states: Mutex<Vec<State>>,
+    /// For each member, chunks that are on their way to it.
+    backlogs: Vec<AtomicUsize>,
+}
+
+/// How a store is used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum State {
+    /// As a store of the job: it gets everything when it is made.
+    Steady,
+    /// The same, after it was behind: plan objects of that time may be missing until the end.
+    CaughtUp,
+    /// It holds nobody up: what it misses is copied from another store ([`crate::lag`]).
+    Behind,
+    /// Not any more, and why.
+    Dropped(String),
+}
+
+impl State {
+    fn is_living(&self) -> bool {
+        matches!(self, Self::Steady | Self::CaughtUp)
+    }
 }
 
 impl<'a> Stores<'a> {
@@ -62,7 +83,8 @@ impl<'a> Stores<'a> {
             job,
             members: members.to_vec(),
             policy,
-            dropped: Mutex::new(vec![None; members.len()]),
+            states: Mutex::new(vec![State::Steady; members.len()]),
+            backlogs: members.iter().map(|_| AtomicUsize::new(0)).collect(),
         })
     }
 
@@ -80,17 +102,81 @@ impl<'a> Stores<'a> {
         self.members[number]
     }
 
-    /// Those that were not dropped, each with its number.
+    /// Those that were not dropped and are not behind, each with its number.
     pub(crate) fn living(&self) -> Vec<(usize, &'a dyn Store)> {
-        let dropped = self.dropped();
+        let states = self.states();
         let members = self.members.iter().copied().enumerate();
         members
-            .filter(|(number, _)| dropped[*number].is_none())
+            .filter(|(number, _)| states[*number].is_living())
             .collect()
     }
 
     pub(crate) fn is_living(&self, number: usize) -> bool {
-        self.dropped()[number].is_none()
+        self.states()[number].is_living()
+    }
+
+    pub(crate) fn is_behind(&self, number: usize) -> bool {
+        self.states()[number] == State::Behind
+    }
+
+    pub(crate) fn is_dropped(&self, number: usize) -> bool {
+        matches!(self.states()[number], State::Dropped(_))
+    }
+
+    /// Those that have had everything from the beginning, the others behind them.
+    pub(crate) fn steady_first(&self) -> Vec<usize> {
+        let states = self.states();
+        let mut numbers: Vec<usize> = (0..states.len())
+            .filter(|number| states[*number].is_living())
+            .collect();
+        numbers.sort_by_key(|number| states[*number] != State::Steady);
+        numbers
+    }
+
+    /// Whether a store was behind that has caught up.
+    pub(crate) fn any_caught_up(&self) -> bool {
+        self.states().contains(&State::CaughtUp)
+    }
+
+    /// A chunk is on its way to every store.
+    pub(crate) fn sent(&self) {
+        for backlog in &self.backlogs {
+            backlog.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A store is done with a chunk.
+    pub(crate) fn taken(&self, number: usize) {
+        self.backlogs[number].fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether no chunk is on its way to this store.
+    pub(crate) fn has_all(&self, number: usize) -> bool {
+        self.backlogs[number].load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether chunks wait for this store alone: another one, which has had everything from the beginning, waits for more.
+    pub(crate) fn holds_up(&self, number: usize) -> bool {
+        let states = self.states();
+        let waits =
+            |other: usize| other != number && states[other] == State::Steady && self.has_all(other);
+        states[number].is_living() && !self.has_all(number) && (0..states.len()).any(waits)
+    }
+
+    /// From here on it holds nobody up. Nothing happens to one that was dropped.
+    pub(crate) fn leave_behind(&self, number: usize) {
+        let mut states = self.states();
+        if states[number].is_living() {
+            states[number] = State::Behind;
+        }
+    }
+
+    /// It has all that it missed. Nothing happens to one that was dropped.
+    pub(crate) fn catch_up(&self, number: usize) {
+        let mut states = self.states();
+        if states[number] == State::Behind {
+            states[number] = State::CaughtUp;
+        }
     }
 
     /// A store failed. `Ok`: the job goes on without it.
@@ -105,15 +191,16 @@ impl<'a> Stores<'a> {
         if self.policy == StorePolicy::All || cause.kind() == StoreErrorKind::LocalFile {
             return Err(error);
         }
-        let mut dropped = self.dropped();
-        if dropped[number].is_some() {
+        let mut states = self.states();
+        if matches!(states[number], State::Dropped(_)) {
             return Ok(());
         }
-        if dropped.iter().filter(|dropped| dropped.is_none()).count() == 1 {
+        let others = states.iter().enumerate();
+        if !(others.filter(|(other, _)| *other != number)).any(|(_, state)| state.is_living()) {
             return Err(error);
         }
-        dropped[number] = Some(error.to_string());
-        drop(dropped);
+        states[number] = State::Dropped(error.to_string());
+        drop(states);
         self.job.tell(&Event::Warning {
             message: format!("going on without {}: {error}", self.members[number].url()),
         });
@@ -156,8 +243,8 @@ impl<'a> Stores<'a> {
     ) -> Result<(usize, T), DumpError> {
         loop {
             // There is one: the last is never dropped.
-            let (number, store) = self.living()[0];
-            match act(store) {
+            let number = self.steady_first()[0];
+            match act(self.get(number)) {
                 Ok(value) => return Ok((number, value)),
                 Err(error) => self.failed(number, error)?,
             }
@@ -188,19 +275,20 @@ impl<'a> Stores<'a> {
 
     /// The stores that the job went on without.
     pub(crate) fn dropped_stores(&self) -> Vec<DroppedStore> {
-        let dropped = self.dropped();
-        let members = self.members.iter().zip(dropped.iter());
+        let states = self.states();
+        let members = self.members.iter().zip(states.iter());
         members
-            .filter_map(|(store, reason)| {
-                Some(DroppedStore {
+            .filter_map(|(store, state)| match state {
+                State::Dropped(reason) => Some(DroppedStore {
                     store: store.url().to_owned(),
-                    reason: reason.clone()?,
-                })
+                    reason: reason.clone(),
+                }),
+                _ => None,
             })
             .collect()
     }
 
-    fn dropped(&self) -> MutexGuard<'_, Vec<Option<String>>> {
-        self.dropped.lock().unwrap_or_else(PoisonError::into_inner)
+    fn states(&self) -> MutexGuard<'_, Vec<State>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

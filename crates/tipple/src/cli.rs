@@ -601,6 +601,15 @@ pub(crate) struct SpoolFlags {
         default_value = "all"
     )]
     pub(crate) store_policy: Policy,
+
+    /// With several stores: one that holds up the others for so long is left behind, and catches up from another store [default: never, the others wait]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "TIPPLE_DETACH_AFTER",
+        hide_env_values = true
+    )]
+    pub(crate) detach_after: Option<Span>,
 }
 
 #[derive(Debug, Args)]

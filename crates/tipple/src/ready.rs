@@ -526,6 +526,7 @@ pub(crate) fn dump_options(
             Policy::All => StorePolicy::All,
             Policy::Any => StorePolicy::Any,
         },
+        detach_after: spool.detach_after.map(|after| after.0),
         keys,
         notify: notify_options(notify)?,
     };

@@ -6,10 +6,11 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use tipple_dump::{
-    Depth, DumpError, DumpOptions, ErrorKind, Job, SpoolPlace, StorePolicy, VerifyOptions, dump,
-    list, verify,
+    Depth, DumpError, DumpOptions, ErrorKind, Event, Job, SpoolPlace, StorePolicy, VerifyOptions,
+    dump, list, verify,
 };
 use tipple_store::{
     Capabilities, Leftover, ObjectEntry, ObjectMeta, ObjectName, ObjectRead, Operation, Put, Store,
@@ -376,6 +377,140 @@ fn a_full_spool_makes_the_source_wait_and_is_never_overdrawn() {
     assert!(report.spool_bytes_max <= least);
     assert_eq!(report.spool_bytes_budget, least);
     assert_good(&store, 1000);
+}
+
+/// With the smallest spool that two threads can have.
+fn detaching(spool: &Path, after: Duration) -> DumpOptions {
+    let options = in_spool(2, spool);
+    DumpOptions {
+        spool_bytes_max: Some(4 * options_room(&options)),
+        detach_after: Some(after),
+        ..options
+    }
+}
+
+fn parts_of(store: &dyn Store) -> usize {
+    let names = objects(store);
+    names
+        .iter()
+        .filter(|name| name.starts_with("parts/"))
+        .count()
+}
+
+#[test]
+fn a_store_that_holds_up_the_others_is_left_behind_and_catches_up() {
+    let spool = tempfile::tempdir().unwrap();
+    let (quick, slow) = (Remote::new("quick"), Remote::new("held-up"));
+    slow.set_open(false);
+    let options = detaching(spool.path(), Duration::from_millis(20));
+    let report = std::thread::scope(|scope| {
+        let dumping = scope.spawn(|| dump(&Job::default(), &source(), &[&slow, &quick], &options));
+        tipple_testkit::wait_for("the quick store to have all parts", || {
+            parts_of(&quick) == 25
+        });
+        assert_eq!(parts_of(&slow), 0);
+        assert!(!dumping.is_finished());
+        slow.set_open(true);
+        dumping.join().unwrap().unwrap()
+    });
+    assert_eq!(
+        (report.records, &report.dropped_stores[..]),
+        (1000, &[][..])
+    );
+    for store in [&slow, &quick] {
+        assert_good(store, 1000);
+    }
+    assert_eq!(objects(&slow), objects(&quick));
+    assert_eq!(fs::read_dir(spool.path()).unwrap().count(), 0);
+}
+
+/// Left behind and caught up again and again, at moments that nobody chose.
+#[test]
+fn a_store_may_be_left_behind_at_any_moment() {
+    let rounds = if tipple_testkit::is_long() { 50 } else { 2 };
+    for round in 0..rounds {
+        let spool = tempfile::tempdir().unwrap();
+        let stores =
+            ["steady", "unsteady", "other"].map(|name| Remote::new(&format!("{name}-{round}")));
+        let options = detaching(spool.path(), Duration::from_millis(1));
+        let source = Numbers {
+            bytes: |_| 20_000,
+            ..Numbers::new(3000, 41)
+        };
+        let ended = AtomicBool::new(false);
+        let left_behind = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&left_behind);
+        let job = Job::default().on_event(move |event| {
+            if let Event::Warning { message } = event {
+                assert!(
+                    message.contains("left behind") || message.contains("caught up"),
+                    "{message}"
+                );
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        std::thread::scope(|scope| {
+            for (store, pace) in [(&stores[1], 7), (&stores[2], 13)] {
+                let ended = &ended;
+                scope.spawn(move || {
+                    while !ended.load(Ordering::Relaxed) {
+                        store.set_open(false);
+                        std::thread::sleep(Duration::from_millis(210 + pace * round % 100));
+                        store.set_open(true);
+                        std::thread::sleep(Duration::from_millis(10 * pace));
+                    }
+                });
+            }
+            let all: Vec<&dyn Store> = stores.iter().map(|store| store as &dyn Store).collect();
+            let dumped = dump(&job, &source, &all, &options);
+            ended.store(true, Ordering::Relaxed);
+            assert_eq!(dumped.unwrap().records, 3000);
+        });
+        assert!(left_behind.load(Ordering::Relaxed) > 0, "round {round}");
+        for store in &stores {
+            assert_good(store, 3000);
+            assert_eq!(objects(store), objects(&stores[0]));
+        }
+    }
+}
+
+#[test]
+fn a_store_that_fails_while_it_is_behind_is_treated_by_the_policy() {
+    let spool = tempfile::tempdir().unwrap();
+    for (policy, name) in [(StorePolicy::Any, "any"), (StorePolicy::All, "all")] {
+        let quick = Remote::new(&format!("quick-{name}"));
+        let slow = Remote::new(&format!("failing-{name}"));
+        slow.set_open(false);
+        let options = DumpOptions {
+            store_policy: policy,
+            ..detaching(spool.path(), Duration::from_millis(20))
+        };
+        let stores: [&dyn Store; 2] = [&slow, &quick];
+        let dumped = std::thread::scope(|scope| {
+            let dumping = scope.spawn(|| dump(&Job::default(), &source(), &stores, &options));
+            tipple_testkit::wait_for("the quick store to have all parts", || {
+                parts_of(&quick) == 25
+            });
+            slow.puts_left.store(3, Ordering::Relaxed);
+            slow.set_open(true);
+            dumping.join().unwrap()
+        });
+        match policy {
+            StorePolicy::Any => {
+                let report = dumped.unwrap();
+                assert_eq!(report.dropped_stores.len(), 1);
+                assert_eq!(report.dropped_stores[0].store, slow.url());
+                assert_good(&quick, 1000);
+            }
+            StorePolicy::All => assert_eq!(dumped.unwrap_err().kind(), ErrorKind::Store),
+        }
+        assert!(!objects(slow.inner.as_ref()).contains(&"DONE".to_owned()));
+        // Given again, it gets the rest.
+        slow.mend();
+        dump(&Job::default(), &source(), &stores, &options).unwrap();
+        assert_good(&slow, 1000);
+        assert_eq!(objects(&slow), objects(&quick));
+    }
 }
 
 /// The room of one chunk: half of what two for one thread take.

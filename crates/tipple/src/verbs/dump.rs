@@ -57,6 +57,7 @@ pub(super) fn run(
                     "compress",
                     "spool_limit",
                     "store_policy",
+                    "detach_after",
                     "notify",
                     "notify_format",
                 ],

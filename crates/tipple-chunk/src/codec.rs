@@ -206,6 +206,19 @@ impl Encoder {
         self.codec
     }
 
+    /// Compresses `raw`, 1 to [`FRAME_BYTES_MAX`] bytes, for a file that is no chunk and holds zstd frames; `None` if this
+    /// encoder does not compress.
+    ///
+    /// # Errors
+    /// `Codec` if zstd refuses.
+    pub fn loose_frame(&mut self, raw: &[u8]) -> Option<Result<&[u8], ChunkError>> {
+        let place = Place::Frame {
+            number: 0,
+            offset: 0,
+        };
+        self.compress(raw, place)
+    }
+
     /// The stored frame of `raw`, if this encoder compresses. `None`: store raw blocks.
     pub(crate) fn compress(
         &mut self,

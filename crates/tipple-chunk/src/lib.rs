@@ -71,6 +71,7 @@ pub use index::{
 };
 pub use key_ring::{KeyId, KeyRing, SealKey};
 pub use loose::{LooseFrame, LooseFrames};
+pub use output::ObjectWriter;
 pub use reader::{ChunkReader, Frame, verify};
 pub use scratch::Scratch;
 pub use seal::{Binding, Purpose, seal_bytes, sealed_bytes};

@@ -58,3 +58,32 @@ fn write_all<W: Write>(out: &mut W, mut slices: &mut [IoSlice<'_>]) -> io::Resul
     }
     Ok(())
 }
+
+/// Writes an object that is no chunk, and knows its digest at the end.
+pub struct ObjectWriter<W: Write>(Output<W>);
+
+impl<W: Write> ObjectWriter<W> {
+    /// Begins an object. `out` gets what is written as it comes.
+    pub fn new(out: W) -> ObjectWriter<W> {
+        ObjectWriter(Output::plain(out))
+    }
+
+    /// Writes all of `bytes`.
+    ///
+    /// # Errors
+    /// What `out` says. The object is lost then.
+    pub fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(&mut [IoSlice::new(bytes)])
+    }
+
+    /// What was written.
+    pub fn finish(self) -> StoredObject {
+        match self.0 {
+            Output::Plain { sha256, bytes, .. } => StoredObject {
+                bytes,
+                sha256: sha256.into(),
+            },
+            Output::Sealed(_) => unreachable!("begun as plain"),
+        }
+    }
+}

@@ -1,5 +1,9 @@
 //! How records look inside frames.
 
+use std::io::{Read, Seek};
+
+use tipple_budget::Gate;
+
 use crate::failure::Stop;
 use crate::reader::RecordReader;
 
@@ -37,4 +41,49 @@ pub trait Content: Send + Sync {
         let _ = (records, bytes);
         None
     }
+
+    /// How its objects are read, if they are no chunks of frames: then nothing else of this trait is asked but name and
+    /// version.
+    fn objects(&self) -> Option<&dyn ObjectContent> {
+        None
+    }
+}
+
+/// The layout of a [`Form`](crate::Form) whose objects other programs made up, such as Parquet.
+pub trait ObjectContent: Send + Sync {
+    /// Memory that reading one object holds at most, in bytes.
+    fn reading_bytes(&self) -> u64;
+
+    /// Reads an object of `bytes` from its beginning to its end, decodes all of it, and counts.
+    ///
+    /// # Errors
+    /// [`Stop::Failed`] with [`Party::Content`](crate::Party::Content) when it is no such object;
+    /// [`Stop::Cancelled`] when the gate was cancelled.
+    fn count(
+        &self,
+        object: &mut dyn ObjectRead,
+        bytes: u64,
+        gate: &Gate,
+    ) -> Result<ObjectCounts, Stop>;
+
+    /// What to do with such a dump where one of frames is needed: it reads after a colon.
+    fn advice(&self) -> &'static str;
+}
+
+/// An object that can be read from anywhere.
+pub trait ObjectRead: Read + Seek {}
+
+impl<R: Read + Seek> ObjectRead for R {}
+
+/// What an object holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObjectCounts {
+    /// Records.
+    pub records: u64,
+    /// Bytes before they were compressed.
+    pub raw_bytes: u64,
+    /// The position of the first record.
+    pub first_position: Vec<u8>,
+    /// The position of the last record.
+    pub last_position: Vec<u8>,
 }

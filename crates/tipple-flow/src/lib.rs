@@ -1,8 +1,8 @@
 //! The seam: what a source, a sink and a content are, and how records pass between them and the pipeline.
 //!
 //! A [`Source`] plans [`Part`]s and writes their records into a [`RecordWriter`]; a [`Sink`] reads records
-//! from a [`RecordReader`]; a [`Content`] knows how records look inside frames. None of them ever sees a
-//! file, a store or another of its kind, and this crate does no I/O: it is traits, plain values, and the
+//! from a [`RecordReader`]; a [`Content`] knows how records look inside frames, a [`Form`] how other programs read
+//! them. None of them ever sees a file, a store or another of its kind, and this crate does no I/O: it is traits, plain values, and the
 //! two ends of a byte stream that is cut into frames.
 //!
 //! A part is one stream of bytes. It is cut into *frames* of at most [`FRAME_BYTES_MAX`], between records
@@ -38,6 +38,7 @@
 
 mod content;
 mod failure;
+mod form;
 mod outcome;
 mod part;
 mod position;
@@ -46,8 +47,9 @@ mod sink;
 mod source;
 mod writer;
 
-pub use content::Content;
+pub use content::{Content, ObjectContent, ObjectCounts, ObjectRead};
 pub use failure::{Failure, Party, Stop};
+pub use form::{Form, FormEncoder, Records, Span};
 pub use outcome::{Cause, CauseKind, Outcomes};
 pub use part::{NewPart, Part, PartName, PlanBody, PlanRead};
 pub use position::Position;

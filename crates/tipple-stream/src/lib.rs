@@ -3,6 +3,8 @@
 //! A [`Stream`] is read by ranges, a [`Target`] is appended to by one writer; [`StreamSource`] and [`StreamSink`] make of
 //! them what the pipeline knows. This crate never meets a store.
 //!
+//! An [`EventForm`] writes events in the forms that other programs read: JSON lines and Parquet.
+//!
 //! # The content `events`, version 1
 //! A record is one event. Numbers are little-endian but for the position.
 //!
@@ -30,6 +32,7 @@
 mod append;
 mod content;
 mod event;
+mod form;
 mod log;
 mod nats;
 mod options;
@@ -43,6 +46,7 @@ mod url;
 pub use append::{Appended, Text, append};
 pub use content::{Events, ReadableEvent};
 pub use event::{EVENT_BYTES_MAX, Event, EventRef, Header};
+pub use form::{EventForm, FormKind, Ndjson, Parquet, PathTemplate};
 pub use log::{Log, LogReader, LogWriter};
 pub use nats::{Nats, NatsUrl};
 pub use options::{Archive, Bound, Follow, StreamOptions};

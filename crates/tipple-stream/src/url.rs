@@ -5,12 +5,15 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use tipple_chunk::Codec;
 use tipple_flow::{Failure, Party, Sink, Source};
 
+use crate::form::{EventForm, FormKind, PathTemplate};
 use crate::log::Log;
 use crate::nats::{Nats, NatsUrl};
 use crate::options::StreamOptions;
 use crate::pace::Speed;
+use crate::place::Numbering;
 use crate::redis::{Redis, RedisUrl};
 use crate::sink::{Origin, StreamSink, Target};
 use crate::source::StreamSource;
@@ -67,6 +70,32 @@ impl StreamUrl {
             Self::Nats(url) => Box::new(StreamSource::new(Nats::at(url.clone()), options)?),
             Self::Redis(url) => Box::new(StreamSource::new(Redis::new(url.clone()), options)?),
         })
+    }
+
+    /// What the stream itself is called: the log's folder, a stream of NATS, a key of Redis. What is not UTF-8 in it is
+    /// replaced.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Log(path) => {
+                let folder = path.file_name().unwrap_or(path.as_os_str());
+                folder.to_string_lossy().into_owned()
+            }
+            Self::Nats(url) => url.stream().to_owned(),
+            Self::Redis(url) => String::from_utf8_lossy(url.key()).into_owned(),
+        }
+    }
+
+    /// How the stream numbers.
+    pub fn numbering(&self) -> Numbering {
+        match self {
+            Self::Log(_) | Self::Nats(_) => Numbering::Sequence,
+            Self::Redis(_) => Numbering::TimeAndNumber,
+        }
+    }
+
+    /// A form of the stream's events, in folders as `path` says.
+    pub fn form(&self, kind: FormKind, path: Option<PathTemplate>, codec: Codec) -> EventForm {
+        EventForm::new(kind, path, &self.name(), self.numbering(), codec)
     }
 
     /// The stream as a sink.

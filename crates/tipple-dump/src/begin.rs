@@ -14,6 +14,7 @@ use crate::failpoint::failpoint;
 use crate::job::{Event, Job};
 use crate::layout::{
     self, ContentVersion, FORMAT_MAJOR, FORMAT_MINOR, Format, Head, PartRecord, Sealed, SealedPart,
+    Shaping,
 };
 use crate::open_dump::check_record;
 use crate::options::DumpOptions;
@@ -209,7 +210,23 @@ fn check_head(
             found.kind, found.id, wanted.kind, wanted.id
         )));
     }
-    let (found, wanted) = (&head.content, source.content());
+    // Before the content, which is another one then as well.
+    let format = |shaping: &Shaping| match &shaping.format {
+        None => "no --format".to_owned(),
+        Some(form) => match &form.path {
+            None => format!("--format {}", form.name),
+            Some(path) => format!("--format {} --path '{path}'", form.name),
+        },
+    };
+    let (found, wanted) = (&head.shaping, options.shaping());
+    if found.format != wanted.format {
+        return Err(DumpError::Usage(format!(
+            "{url} was begun with {}, and this is {}: give the same options, or choose another folder",
+            format(found),
+            format(&wanted)
+        )));
+    }
+    let (found, wanted) = (&head.content, options.content(source));
     if (found.name.as_str(), found.version) != wanted {
         return Err(DumpError::Usage(format!(
             "{url} was begun with {} version {}, and this program writes {} version {}: choose another folder",
@@ -235,7 +252,7 @@ fn new_head(
     source: &dyn Source,
     options: &DumpOptions,
 ) -> Result<(Head, Option<Sealing>), DumpError> {
-    let (name, version) = source.content();
+    let (name, version) = options.content(source);
     let dump = layout::random_hex(16);
     let (sealing, seal) = match &options.keys {
         None => (None, None),
@@ -464,12 +481,13 @@ pub(crate) fn committed_parts(
         records.push(record);
         Ok(())
     })?;
-    check_committed(store, sealed, &records)?;
+    check_committed(store, head, sealed, &records)?;
     Ok(records)
 }
 
 fn check_committed(
     store: &dyn Store,
+    head: &Head,
     sealed: &Sealed,
     committed: &[PartRecord],
 ) -> Result<(), DumpError> {
@@ -481,5 +499,5 @@ fn check_committed(
     }
     let chunks = committed.iter().flat_map(|record| &record.chunks);
     let chunks = chunks.map(|chunk| (chunk.name.clone(), chunk.stored_bytes));
-    check_chunks(store, &chunks.collect())
+    check_chunks(store, head, &chunks.collect())
 }

@@ -43,6 +43,14 @@ pub fn cat(
     let dump = OpenDump::open(store, options.partial, options.keys.as_ref())?;
     dump.check_parts()?;
     let content = known_content(&dump, contents)?;
+    if let Some(objects) = content.objects() {
+        return Err(DumpError::Usage(format!(
+            "{} holds {}, which is not shown: {}",
+            store.url(),
+            content.name(),
+            objects.advice()
+        )));
+    }
     let mut decoder = Decoder::new().map_err(DumpError::chunk("a decoder"))?;
     let mut left = options.records_max.unwrap_or(u64::MAX);
     let mut written = 0;

@@ -39,12 +39,13 @@ struct OpenState {
 }
 
 impl OpenPart {
-    pub(crate) fn new(planned: SealedPart, stores: usize) -> Self {
+    /// `strays`: what killed attempts left of it, which does not count if this one makes something else.
+    pub(crate) fn new(planned: SealedPart, stores: usize, strays: Vec<ObjectName>) -> Self {
         Self {
             planned,
             state: Mutex::new(OpenState {
                 chunks: BTreeMap::new(),
-                void: Vec::new(),
+                void: strays,
                 in_flight: vec![0; stores],
                 missed: vec![false; stores],
                 stores_left: stores,
@@ -106,7 +107,7 @@ impl OpenPart {
         state.stores_left == 0
     }
 
-    /// The record of a part whose chunks have all arrived, and what earlier attempts left. The same for each store.
+    /// The record of a part whose chunks have all arrived, and what attempts before made. The same for each store.
     pub(crate) fn record(&self) -> (PartRecord, Vec<ObjectName>) {
         let state = self.lock();
         let (written, outcomes) = state
@@ -114,8 +115,7 @@ impl OpenPart {
             .as_ref()
             .expect("only ended parts are committed");
         let chunks: Vec<ChunkEntry> = state.chunks.values().cloned().collect();
-        let mut void = state.void.clone();
-        void.retain(|name| chunks.iter().all(|chunk| chunk.name != name.as_ref()));
+        let void = state.void.clone();
         let record = PartRecord {
             format: Format::CURRENT,
             part: self.planned.name.clone(),
@@ -301,8 +301,9 @@ impl Committer<'_> {
         let is_committed = !part.is_missed(self.number)
             && self.if_living(|store| {
                 check_planned(store, &part.planned, &record)?;
-                self.write(store, &part.planned, &record)?;
-                for name in &void {
+                let counts = self.write(store, &part.planned, &record)?;
+                let listed = counts.as_ref().unwrap_or(&record).names();
+                for name in void.iter().filter(|name| !listed.contains(name.as_ref())) {
                     store.delete(name)?;
                 }
                 Ok(())
@@ -314,19 +315,19 @@ impl Committer<'_> {
         Ok(None)
     }
 
-    /// Removes what attempts that do not count have left of a part.
+    /// Removes what is in the store of a part and is not what `record` lists, which counts.
     pub(crate) fn remove_void(
         &self,
         part: &OpenPart,
         record: &PartRecord,
     ) -> Result<(), DumpError> {
-        let (_, void) = part.record();
-        let is_void = |name: &&ObjectName| {
-            let chunks = record.chunks.iter();
-            !chunks.into_iter().any(|chunk| chunk.name == name.as_ref())
-        };
-        for name in void.iter().filter(is_void) {
-            self.stores.get(self.number).delete(name)?;
+        let (own, void) = part.record();
+        let chunks = own.chunks.iter().map(|chunk| layout::object(&chunk.name));
+        let listed = record.names();
+        for name in void.into_iter().chain(chunks) {
+            if !listed.contains(name.as_ref()) {
+                self.stores.get(self.number).delete(&name)?;
+            }
         }
         Ok(())
     }
@@ -348,24 +349,27 @@ impl Committer<'_> {
     }
 
     /// I1, I3: the part record is written when, and only when, all its chunks are durable. The first one counts: if
-    /// another process has committed the part meanwhile, its record stays, and what is here only is removed.
+    /// another process has committed the part meanwhile, its record stays and is returned, and what is here only is removed.
     fn write(
         &self,
         store: &dyn Store,
         planned: &SealedPart,
         record: &PartRecord,
-    ) -> Result<(), DumpError> {
+    ) -> Result<Option<PartRecord>, DumpError> {
+        let mut counts = None;
         let object = layout::part_object(&record.part);
         failpoint!("committing");
         match layout::put_json(store, &object, record, self.sealing) {
             Err(DumpError::Store(error)) if error.kind() == StoreErrorKind::AlreadyExists => {
                 let first: PartRecord = layout::read_json(store, &object, self.sealing)?;
                 check_planned(store, planned, &first)?;
+                let listed = first.names();
                 for chunk in &record.chunks {
-                    if first.chunks.iter().all(|other| other.name != chunk.name) {
+                    if !listed.contains(chunk.name.as_str()) {
                         store.delete(&layout::object(&chunk.name))?;
                     }
                 }
+                counts = Some(first);
                 self.job.tell(&Event::Warning {
                     message: format!(
                         "part {} was committed to {} by another tipple: that commit counts",
@@ -377,7 +381,7 @@ impl Committer<'_> {
             written => written?,
         }
         failpoint!("committed");
-        Ok(())
+        Ok(counts)
     }
 
     /// Nothing is done to a store that was dropped or is behind, and what fails is treated by the policy. Returns whether

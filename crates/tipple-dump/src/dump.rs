@@ -21,14 +21,16 @@ use crate::lag::{Lag, ToLag};
 use crate::layout::{self, Done, Head, PartRecord, Sealed, SealedPart};
 use crate::ledger::Ledger;
 use crate::notify::{self, Notifier};
+use crate::objects::Objects;
 use crate::open_dump::OpenDump;
 use crate::options::DumpOptions;
 use crate::planning::{self, Begun, PlanSeal, Planning};
 use crate::replicate::Replicator;
-use crate::sealer::Sealer;
+use crate::sealer::{Encoding, Sealer};
 use crate::sealing::Sealing;
 use crate::spool::{Spool, SpoolPlace};
 use crate::stores::Stores;
+use crate::strays::{self, Strays};
 use crate::sums::Sums;
 
 /// Dumps `source` into every one of `stores`, or goes on with a dump of the same source and options that was broken
@@ -46,6 +48,7 @@ pub fn dump(
     options: &DumpOptions,
 ) -> Result<Report, DumpError> {
     options.validate()?;
+    check_form(source, options)?;
     let store_list = stores;
     let stores = &Stores::new(job, store_list, options.store_policy)?;
     let _locks = stores.lock()?;
@@ -99,6 +102,14 @@ pub fn dump(
     if let (Some(notifier), false) = (&mut notifier, plan.committed.is_empty()) {
         notifier.resume(&plan.id)?;
     }
+    let mut strays = Strays::new();
+    if !is_fresh {
+        for (number, store) in stores.living() {
+            if let Err(error) = strays::tidy(store, &head, &plan.id, &plan.committed, &mut strays) {
+                stores.failed(number, error)?;
+            }
+        }
+    }
     tell_start(job, &plan, &estimate, options.threads);
     let run = Run {
         replicator: &replicator,
@@ -109,6 +120,7 @@ pub fn dump(
         memory: &memory,
         spool: &spool,
         plan: &plan,
+        strays,
         extension: &head.chunk_extension(),
         sealing,
         head: &head,
@@ -121,14 +133,14 @@ pub fn dump(
     if let Some(notifier) = &mut notifier {
         notifier.rest(&head, sealed.parts.iter().map(|part| &part.name))?;
     }
-    let of = |store: &dyn Store| Sums::of(store, &plan_id, &sealed, sealing);
+    let of = |store: &dyn Store| Sums::of(store, &head, &plan_id, &sealed, sealing);
     let (summed, sums) = stores.any_numbered(of)?;
     let said = source.finish(&sealed.planned, sums.records, &sums.outcomes)?;
     stores.each_numbered(|number, store| {
         // From what this very store has.
         let own = (number != summed).then(|| of(store)).transpose()?;
         let sums = own.as_ref().unwrap_or(&sums);
-        finish(store, &plan_id, sums, &said, sealing)
+        finish(store, &head, &plan_id, sums, &said, sealing)
     })?;
     let undelivered = match notifier {
         Some(notifier) => {
@@ -152,6 +164,19 @@ pub fn dump(
         ..job.report("dump")
     }
     .with_outcomes(&sums.outcomes))
+}
+
+/// Whether the form that was asked for is one of what `source` gives.
+fn check_form(source: &dyn Source, options: &DumpOptions) -> Result<(), DumpError> {
+    match &options.form {
+        Some(form) if form.takes() != source.content().0 => Err(DumpError::Usage(format!(
+            "{} is a form of {}, and the source gives {}: leave out --format and --path",
+            form.name(),
+            form.takes(),
+            source.content().0
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Removes what earlier attempts at this dump began and did not finish. What this user may not see or remove is told, and
@@ -180,12 +205,14 @@ fn tidy(job: &Job, store: &dyn Store) -> Result<(), DumpError> {
 /// I3: DONE, last.
 fn finish(
     store: &dyn Store,
+    head: &Head,
     plan: &str,
     sums: &Sums,
     said: &serde_json::Value,
     sealing: Option<&Sealing>,
 ) -> Result<(), DumpError> {
     failpoint!("summing");
+    strays::remove_all(store, head, &sums.sha256sums())?;
     sums.put(store)?;
     failpoint!("summed");
     let done = sums.done(plan, said.clone());
@@ -417,6 +444,8 @@ struct Run<'a> {
     memory: &'a Budget,
     spool: &'a Spool,
     plan: &'a Plan,
+    /// What killed attempts at parts left, of a dump in a form for other programs.
+    strays: Strays,
     /// What the names of chunks end with.
     extension: &'a str,
     sealing: Option<&'a Sealing>,
@@ -460,7 +489,7 @@ impl Run<'_> {
             queues: to_committers,
         };
         let fail = |error| failure.set(error);
-        let (name, version) = self.source.content();
+        let (name, version) = self.options.content(self.source);
         let content = Content::new(name, version);
         let seal = match self.sealing {
             None => None,
@@ -499,7 +528,7 @@ impl Run<'_> {
                 let (head, earlier) = (self.head, &earlier);
                 scope.spawn(move || notifier.run(head, earlier, &parts));
             }
-            for (pool, mut encoder, permit) in lanes {
+            for (pool, mut encoding, permit) in lanes {
                 let (to_encoder, messages) = sync_channel(MESSAGES_MAX);
                 let sealer = Sealer {
                     job: self.job,
@@ -515,7 +544,7 @@ impl Run<'_> {
                 let (ready, fail) = (&ready, &fail);
                 scope.spawn(move || {
                     let _permit = permit;
-                    if let Err(error) = sealer.run(&mut encoder, messages) {
+                    if let Err(error) = sealer.run(&mut encoding, messages) {
                         fail(error);
                     }
                 });
@@ -527,7 +556,11 @@ impl Run<'_> {
                         ready,
                         &pool,
                         &to_encoder,
-                        |part| Arc::new(OpenPart::new(part.clone(), self.stores.count())),
+                        |part| {
+                            let strays = self.strays.get(&part.name).cloned();
+                            let strays = strays.unwrap_or_default();
+                            Arc::new(OpenPart::new(part.clone(), self.stores.count(), strays))
+                        },
                     );
                     if let Err(error) = filled {
                         fail(error);
@@ -600,17 +633,24 @@ impl Run<'_> {
         Ok(sealed)
     }
 
-    /// Two buffers and an encoder for each worker, all allocated now, all accounted for.
-    fn lanes(&self) -> Result<Vec<(BufferPool, Encoder, Permit)>, DumpError> {
-        let (codec, buffer_bytes) = (self.options.codec, self.options.buffer_bytes);
+    /// Two buffers and what to encode with for each worker, all allocated now, all accounted for.
+    fn lanes(&self) -> Result<Vec<(BufferPool, Encoding<'_>, Permit)>, DumpError> {
+        let options = self.options;
+        let (codec, buffer_bytes) = (options.codec, options.buffer_bytes);
         let other_bytes =
-            codec.encoder_bytes() + self.source.reader_bytes() + self.options.sealing_bytes();
+            options.encoding_bytes() + self.source.reader_bytes() + options.sealing_bytes();
         (0..self.options.threads)
             .map(|_| {
                 let pool = BufferPool::new(2, buffer_bytes, self.memory)?;
                 let permit = self.memory.try_acquire(other_bytes)?;
-                let encoder = Encoder::new(codec).map_err(DumpError::chunk("--compress"))?;
-                Ok((pool, encoder, permit))
+                let encoding = match options.form.as_deref() {
+                    Some(form) => Encoding::Objects(Objects::new(form, options.chunk_bytes_max)?),
+                    None => {
+                        let encoder = Encoder::new(codec);
+                        Encoding::Chunks(encoder.map_err(DumpError::chunk("--compress"))?)
+                    }
+                };
+                Ok((pool, encoding, permit))
             })
             .collect()
     }

@@ -6,6 +6,7 @@
 //! | `plan/<plan>/<part>.<ext>` | before anyone works on the part | what the part is: a range as JSON, or a key file |
 //! | `plan/<plan>/PLANNED` | when all parts are there | [`Sealed`]: how many parts, and of which life of the source |
 //! | `chunks/<part>-<nnnn>-<sha256, first 32 hex>.<content>.zst` | before the part record | records |
+//! | `data/<folder>/<first position>-<part>-<nnnn>-<sha256, first 32 hex>.<ext>` | instead of chunks, if the dump is in a form for other programs | records, in that form: the same as in chunks, each folder's own |
 //! | `parts/<part>.json` | when all its chunks are durable | [`PartRecord`]: the commit of a part |
 //! | `SHA256SUMS` | when all parts are committed | for `sha256sum -c`: all of the above, of the plan that counts |
 //! | `notified/<part>.json` | when all who are to be told took all messages about the part | who took them |
@@ -18,6 +19,9 @@
 //! `<part>` is `<plan>-<nnnnnnnn>`, so a part tells its plan; a plan without PLANNED is void, and so are its parts.
 //! In a sealed dump, chunks and plan objects are sealed, and `.sealed` is added to their names; the JSON objects end with a
 //! line more, `mac`, and part records hide positions: `sealing.rs` says how, and the chunk's FORMAT.md with which keys.
+//!
+//! Whoever queries a dump in such a form reads all that is below `data/`, so nothing else than what counts may be there:
+//! what a killed attempt left goes when the dump goes on, at the latest before DONE (`strays.rs`).
 //!
 //! All of them are written with put-if-absent (I5). Readers accept newer minor versions and refuse newer major
 //! ones; writers refuse to go on with anything newer than they are.
@@ -84,6 +88,22 @@ pub struct Shaping {
     pub compress: String,
     /// The most raw bytes in a chunk.
     pub chunk_bytes: u64,
+    /// The form for other programs, such as `parquet`, if it is in one: then objects are below `data/`, and are no chunks,
+    /// unless the form says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<FormShape>,
+}
+
+/// A form for other programs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FormShape {
+    /// Its name.
+    pub name: String,
+    /// What the names of its objects end with.
+    pub extension: String,
+    /// The folders of its objects, as they were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
 }
 
 /// `HEAD.json`.
@@ -121,8 +141,42 @@ impl Head {
 
     /// What the names of chunks end with.
     pub(crate) fn chunk_extension(&self) -> String {
+        if let Some(form) = &self.shaping.format {
+            return form.extension.clone();
+        }
         let sealed = self.seal.as_ref().map_or("", |_| SEALED);
         format!("{}.zst{sealed}", self.content.name)
+    }
+
+    /// Below this are chunks, or objects in a form for other programs.
+    pub(crate) fn chunks_prefix(&self) -> &'static str {
+        match self.shaping.format {
+            None => CHUNKS,
+            Some(_) => DATA,
+        }
+    }
+
+    /// Whether chunk `number` of `part` may be called so; otherwise what it should be called.
+    pub(crate) fn check_chunk_name(
+        &self,
+        part: &PartName,
+        number: u32,
+        chunk: &ChunkEntry,
+    ) -> Result<(), String> {
+        let extension = self.chunk_extension();
+        if self.shaping.format.is_none() {
+            let name = chunk_object(part, number, &chunk.sha256, &extension);
+            return match *name.as_ref() == *chunk.name {
+                true => Ok(()),
+                false => Err(name.to_string()),
+            };
+        }
+        let end = form_object_end(part, number, &chunk.sha256, &extension);
+        let is_named = chunk.name.starts_with(DATA) && chunk.name.ends_with(&end);
+        match is_named && chunk.name.parse::<ObjectName>().is_ok() {
+            true => Ok(()),
+            false => Err(format!("{DATA}…{end}")),
+        }
     }
 }
 
@@ -286,6 +340,14 @@ pub struct PartRecord {
     pub outcomes: Outcomes,
 }
 
+impl PartRecord {
+    /// The names of its chunks.
+    pub(crate) fn names(&self) -> BTreeSet<&str> {
+        let chunks = self.chunks.iter();
+        chunks.map(|chunk| chunk.name.as_str()).collect()
+    }
+}
+
 /// `DONE`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Done {
@@ -374,6 +436,11 @@ pub(crate) fn part_object(part: &PartName) -> ObjectName {
     object(&format!("parts/{part}.json"))
 }
 
+/// Chunks lie here.
+pub(crate) const CHUNKS: &str = "chunks/";
+/// Objects in a form for other programs lie here.
+pub(crate) const DATA: &str = "data/";
+
 /// What was delivered of notifications lies here.
 pub(crate) const NOTIFIED: &str = "notified/";
 
@@ -434,6 +501,39 @@ pub(crate) fn chunk_object(
     ))
 }
 
+/// The name of an object in a form for other programs.
+///
+/// # Errors
+/// `Usage` if stores take no such name.
+pub(crate) fn form_object(
+    folder: &str,
+    stem: &str,
+    part: &PartName,
+    number: u32,
+    sha256: &Sha256Digest,
+    extension: &str,
+) -> Result<ObjectName, DumpError> {
+    let slash = if folder.is_empty() { "" } else { "/" };
+    let end = form_object_end(part, number, sha256, extension);
+    Ok(format!("{DATA}{folder}{slash}{stem}{end}").parse()?)
+}
+
+fn form_object_end(part: &PartName, number: u32, sha256: &Sha256Digest, extension: &str) -> String {
+    format!("-{part}-{number:04}-{}.{extension}", sha256.short())
+}
+
+/// The part that an object in a form for other programs is of, if it is one of this layout.
+pub(crate) fn part_of_form_object(object: &ObjectName) -> Option<PartName> {
+    let last = object.segments().last()?;
+    let (name, _) = last.split_once('.')?;
+    let mut steps = name.rsplitn(5, '-');
+    let (_sha256, _number, part, plan) =
+        (steps.next()?, steps.next()?, steps.next()?, steps.next()?);
+    // And there must be a first position.
+    steps.next()?;
+    format!("{plan}-{part}").parse().ok()
+}
+
 /// Writes a JSON object of the layout once (I5).
 ///
 /// # Errors
@@ -460,7 +560,7 @@ pub(crate) fn put_json<T: Serialize>(
 pub(crate) fn is_ours(leftover: &Leftover) -> bool {
     leftover.object.as_ref().is_none_or(|object| {
         let folder = object.segments().next();
-        matches!(folder, Some("chunks" | "plan"))
+        matches!(folder, Some("chunks" | "data" | "plan"))
     })
 }
 

@@ -18,6 +18,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod batch;
 mod begin;
 mod cat;
 mod committer;
@@ -36,6 +37,7 @@ mod load;
 mod load_queue;
 mod load_state;
 mod notify;
+mod objects;
 mod open_dump;
 mod options;
 mod part_frames;
@@ -46,6 +48,7 @@ mod sealer;
 mod sealing;
 mod spool;
 mod stores;
+mod strays;
 mod sums;
 mod verify;
 

@@ -171,6 +171,12 @@ pub(crate) fn check_accepts(dump: &OpenDump<'_>, sink: &dyn Sink) -> Result<(), 
         )
         .into());
     }
+    if dump.head().shaping.format.is_some() {
+        return Err(DumpError::Usage(format!(
+            "{url} holds {}, a form for queries that no sink takes: load a dump that was made without --format",
+            content.name,
+        )));
+    }
     Err(DumpError::Usage(format!(
         "{url} holds {} version {}, which a sink of {} does not take",
         content.name,

@@ -235,12 +235,10 @@ pub(crate) fn check_record(
             "its totals are not the sums of its chunks".to_owned(),
         ));
     }
-    let extension = head.chunk_extension();
     for (number, chunk) in record.chunks.iter().enumerate() {
-        let named = layout::chunk_object(part, number as u32, &chunk.sha256, &extension);
-        if *named.as_ref() != *chunk.name {
+        if let Err(name) = head.check_chunk_name(part, number as u32, chunk) {
             return Err(damaged(format!(
-                "chunk {number} is called {:?}, and should be {named}",
+                "chunk {number} is called {:?}, and should be {name}",
                 chunk.name
             )));
         }

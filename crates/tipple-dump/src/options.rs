@@ -1,13 +1,15 @@
 //! How a dump is made, and what it then needs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tipple_chunk::{Codec, KeyRing, seal_bytes, sealed_bytes};
-use tipple_flow::{FRAME_BYTES_MAX, Source};
+use tipple_flow::{FRAME_BYTES_MAX, Form, Source};
 use tipple_store::Store;
 
+use crate::batch::batch_bytes;
 use crate::error::DumpError;
-use crate::layout::Shaping;
+use crate::layout::{FormShape, Shaping};
 use crate::notify::NotifyOptions;
 use crate::spool::{SpoolPlace, chunk_room};
 use crate::stores::StorePolicy;
@@ -40,6 +42,8 @@ pub struct DumpOptions {
     pub detach_after: Option<Duration>,
     /// Seals the dump with the first of these keys. A dump that was begun with any of them goes on with that one.
     pub keys: Option<KeyRing>,
+    /// Writes objects in this form, for programs that read them without tipple, instead of chunks. Default: chunks.
+    pub form: Option<Arc<dyn Form>>,
     /// Who is told of what is in the stores.
     pub notify: NotifyOptions,
 }
@@ -57,6 +61,7 @@ impl Default for DumpOptions {
             store_policy: StorePolicy::All,
             detach_after: None,
             keys: None,
+            form: None,
             notify: NotifyOptions::default(),
         }
     }
@@ -78,6 +83,12 @@ impl DumpOptions {
         self.codec
             .validate()
             .map_err(DumpError::chunk("--compress"))?;
+        if let (Some(form), Some(_)) = (&self.form, &self.keys) {
+            return Err(DumpError::Usage(format!(
+                "a dump as {} cannot be sealed, since what queries it could not read it: leave out --encrypt-key, or --format and --path",
+                form.name()
+            )));
+        }
         let least = self.chunks_bytes(2);
         match self.spool_bytes_max {
             Some(limit) if limit < least => Err(DumpError::Spool {
@@ -91,13 +102,30 @@ impl DumpOptions {
 
     /// The memory that dumping `source` into `stores` will hold at most.
     pub fn memory_bytes(&self, source: &dyn Source, stores: &[&dyn Store]) -> u64 {
-        let lane =
-            2 * self.buffer_bytes as u64 + self.codec.encoder_bytes() + source.reader_bytes();
+        let lane = 2 * self.buffer_bytes as u64 + self.encoding_bytes() + source.reader_bytes();
         let lane = lane + self.sealing_bytes();
         self.threads as u64 * lane
             + self.planner_bytes(source)
             + self.spool_memory_bytes()
             + self.store_memory_bytes(stores)
+    }
+
+    /// The memory that each worker holds to encode: a codec; or a batch of records, and what makes objects of them.
+    pub fn encoding_bytes(&self) -> u64 {
+        match &self.form {
+            None => self.codec.encoder_bytes(),
+            Some(form) => {
+                batch_bytes(self.chunk_bytes_max) + form.encoder_bytes(self.chunk_bytes_max)
+            }
+        }
+    }
+
+    /// What the dump of `source` holds: name and version.
+    pub(crate) fn content(&self, source: &dyn Source) -> (&'static str, u16) {
+        match &self.form {
+            None => source.content(),
+            Some(form) => (form.name(), form.version()),
+        }
     }
 
     /// The memory that planning `source` holds.
@@ -140,6 +168,9 @@ impl DumpOptions {
 
     /// The room that one chunk takes at most.
     pub(crate) fn chunk_room(&self) -> u64 {
+        if let Some(form) = &self.form {
+            return form.object_bytes_max(self.chunk_bytes_max);
+        }
         let room = chunk_room(self.codec, self.chunk_bytes_max);
         self.keys.as_ref().map_or(room, |_| sealed_bytes(room))
     }
@@ -153,6 +184,11 @@ impl DumpOptions {
         Shaping {
             compress: self.codec.to_string(),
             chunk_bytes: self.chunk_bytes_max,
+            format: self.form.as_ref().map(|form| FormShape {
+                name: form.name().to_owned(),
+                extension: form.extension().to_owned(),
+                path: form.path().map(str::to_owned),
+            }),
         }
     }
 }

@@ -127,7 +127,9 @@ fn unneeded_objects(dump: &OpenDump<'_>) -> Result<Vec<Unneeded>, DumpError> {
     dump.store().list("", &mut |entry| {
         let name = entry.name.as_ref();
         let why = match name.split_once('/') {
-            Some(("chunks", _)) if !listed.contains(name) => Some("no part record lists it"),
+            Some(("chunks" | "data", _)) if !listed.contains(name) => {
+                Some("no part record lists it")
+            }
             // Of an unfinished dump, nobody can know which plan will count.
             Some(("parts", part)) if finished && !part.starts_with(&format!("{plan}-")) => {
                 Some("a part of a plan that does not count")

@@ -21,6 +21,7 @@ use crate::layout::{self, ChunkEntry, Done, Head, PartRecord, Sealed, SealedPart
 use crate::sealing::Sealing;
 use crate::spool::Spool;
 use crate::stores::Stores;
+use crate::strays;
 use crate::sums::put_sha256sums;
 
 /// Read from a store at a time.
@@ -70,7 +71,8 @@ impl Replicator<'_> {
         let sums = layout::get_json_bytes(store, &layout::object(layout::SHA256SUMS))?;
         for (number, to) in self.stores.living() {
             if number != from {
-                let put = put_sha256sums(to, &sums)
+                let put = strays::remove_all(to, head, &sums)
+                    .and_then(|()| put_sha256sums(to, &sums))
                     .and_then(|()| Ok(to.put_if_absent(&done, &done_bytes)?));
                 if let Err(error) = put {
                     self.stores.failed(number, error)?;

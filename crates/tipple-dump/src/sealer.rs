@@ -1,4 +1,5 @@
-//! The encoding side of a lane: makes chunks of the buffers that the filling side sends.
+//! The encoding side of a lane: makes chunks of the buffers that the filling side sends, or objects in a form for other
+//! programs (`objects.rs`).
 
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -13,8 +14,15 @@ use crate::failpoint::failpoint;
 use crate::filling::Message;
 use crate::job::{Job, bump};
 use crate::layout::{self, ChunkEntry};
+use crate::objects::Objects;
 use crate::sealing::Sealing;
 use crate::spool::Spool;
+
+/// What a lane encodes with.
+pub(crate) enum Encoding<'a> {
+    Chunks(Encoder),
+    Objects(Objects<'a>),
+}
 
 /// The encoding side of one lane.
 pub(crate) struct Sealer<'a> {
@@ -32,17 +40,22 @@ pub(crate) struct Sealer<'a> {
 }
 
 impl Sealer<'_> {
-    /// Turns the blocks of part after part into chunks, until the filling side is gone.
+    /// Turns the blocks of part after part into chunks or objects, until the filling side is gone.
     pub(crate) fn run(
         &self,
-        encoder: &mut Encoder,
+        encoding: &mut Encoding<'_>,
         messages: Receiver<Message<Arc<OpenPart>>>,
     ) -> Result<(), DumpError> {
         loop {
             match messages.recv() {
                 Err(_) => return Ok(()),
                 Ok(Message::Begin(part)) => {
-                    if !self.part(encoder, &mut Feed::new(&messages), &part)? {
+                    let mut feed = Feed::new(&messages);
+                    let is_whole = match encoding {
+                        Encoding::Chunks(encoder) => self.part(encoder, &mut feed, &part)?,
+                        Encoding::Objects(objects) => self.objects(objects, &mut feed, &part)?,
+                    };
+                    if !is_whole {
                         return Ok(());
                     }
                 }
@@ -156,7 +169,7 @@ impl Sealer<'_> {
 }
 
 /// The frames of a part, one by one, out of the messages.
-struct Feed<'a> {
+pub(crate) struct Feed<'a> {
     messages: &'a Receiver<Message<Arc<OpenPart>>>,
     now: Option<Message<Arc<OpenPart>>>,
     frame: usize,
@@ -164,7 +177,7 @@ struct Feed<'a> {
     is_open: bool,
 }
 
-enum Next {
+pub(crate) enum Next {
     Frame,
     Restart,
     End,
@@ -181,7 +194,7 @@ impl<'a> Feed<'a> {
         }
     }
 
-    fn peek(&mut self) -> Next {
+    pub(crate) fn peek(&mut self) -> Next {
         if self.now.is_none() {
             self.now = self.messages.recv().ok();
             self.frame = 0;
@@ -195,7 +208,7 @@ impl<'a> Feed<'a> {
         }
     }
 
-    fn frame(&self) -> (&[u8], &FrameSpan) {
+    pub(crate) fn frame(&self) -> (&[u8], &FrameSpan) {
         match &self.now {
             Some(Message::Block(block)) => block.frame(self.frame).expect("peek saw a frame"),
             _ => unreachable!("peek saw no frame"),
@@ -203,7 +216,7 @@ impl<'a> Feed<'a> {
     }
 
     /// Goes on; the buffer goes back to its pool with its last frame. Returns the position of the last record so far.
-    fn next_frame(&mut self, last_position: Position) -> Position {
+    pub(crate) fn next_frame(&mut self, last_position: Position) -> Position {
         let Some(Message::Block(block)) = &self.now else {
             unreachable!("peek saw no frame")
         };
@@ -221,12 +234,12 @@ impl<'a> Feed<'a> {
         position
     }
 
-    fn take_restart(&mut self) {
+    pub(crate) fn take_restart(&mut self) {
         self.now = None;
         self.is_open = false;
     }
 
-    fn take_end(&mut self) -> (Written, Outcomes) {
+    pub(crate) fn take_end(&mut self) -> (Written, Outcomes) {
         match self.now.take() {
             Some(Message::End(written, outcomes)) => (written, outcomes),
             _ => unreachable!("peek saw no end"),

@@ -10,7 +10,7 @@ use tipple_flow::Outcomes;
 use tipple_store::{Store, StoreErrorKind};
 
 use crate::error::DumpError;
-use crate::layout::{self, Done, Format, PartRecord, Sealed};
+use crate::layout::{self, Done, Format, Head, PartRecord, Sealed};
 use crate::sealing::Sealing;
 
 /// Everything that the part records of a plan say together.
@@ -29,6 +29,7 @@ impl Sums {
     /// Adds up the part records of a sealed plan, as they are in the store.
     pub(crate) fn of(
         store: &dyn Store,
+        head: &Head,
         plan: &str,
         sealed: &Sealed,
         sealing: Option<&Sealing>,
@@ -46,7 +47,7 @@ impl Sums {
             Ok(())
         })?;
         // I1, once more: nothing was taken away since.
-        check_chunks(store, &chunks)?;
+        check_chunks(store, head, &chunks)?;
         sums.finish(&sealed.planned.outcomes)
             .with_others(store, plan, sealed)
     }
@@ -121,11 +122,12 @@ pub(crate) fn put_sha256sums(store: &dyn Store, bytes: &[u8]) -> Result<(), Dump
 /// `Damaged`, `Store`.
 pub(crate) fn check_chunks(
     store: &dyn Store,
+    head: &Head,
     chunks: &BTreeMap<String, u64>,
 ) -> Result<(), DumpError> {
     let mut missing: BTreeSet<&str> = chunks.keys().map(String::as_str).collect();
     let mut wrong = None;
-    store.list("chunks/", &mut |entry| {
+    store.list(head.chunks_prefix(), &mut |entry| {
         match chunks.get(entry.name.as_ref()) {
             Some(bytes) if *bytes != entry.bytes => {
                 let reason = format!("has {} bytes, and should have {bytes}", entry.bytes);

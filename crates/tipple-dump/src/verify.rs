@@ -8,14 +8,14 @@ use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 use tipple_chunk::{Decoder, KeyRing};
-use tipple_flow::{Content, Outcomes, PartName, RecordReader};
+use tipple_flow::{Content, ObjectContent, Outcomes, PartName, Party, RecordReader, Stop};
 use tipple_store::{ObjectName, Store, StoreErrorKind};
 
 use crate::cat::known_content;
 use crate::dump::{FirstFailure, memory_budget};
 use crate::error::{DumpError, ErrorKind};
 use crate::job::{Event, Job, Phase, Report, bump};
-use crate::layout::{self, FORMAT_MINOR, PartRecord, Sealed, SealedPart};
+use crate::layout::{self, ChunkEntry, FORMAT_MINOR, PartRecord, Sealed, SealedPart};
 use crate::ledger::Ledger;
 use crate::load::Totals;
 use crate::open_dump::OpenDump;
@@ -114,7 +114,8 @@ pub fn verify(
         Err(error) => return Err(error),
     };
     let content = known_content(&dump, contents)?;
-    let memory_bytes = options.memory_bytes(store);
+    let objects_bytes = content.objects().map_or(0, |o| o.reading_bytes());
+    let memory_bytes = options.memory_bytes(store) + options.threads as u64 * objects_bytes;
     let memory = memory_budget(job, memory_bytes, None)?;
     let _held = memory.try_acquire(memory_bytes)?;
     let progress = job.progress();
@@ -353,7 +354,10 @@ impl Verifying<'_> {
     fn unlisted(&self, listed: &BTreeMap<String, u64>) -> Result<u64, DumpError> {
         let mut seen = BTreeSet::new();
         let mut unlisted = 0;
-        self.dump.store().list("chunks/", &mut |entry| {
+        let head = self.dump.head();
+        // A query reads all that is there.
+        let must_be_listed = head.shaping.format.is_some() && self.dump.done().is_some();
+        self.dump.store().list(head.chunks_prefix(), &mut |entry| {
             match listed.get(entry.name.as_ref()) {
                 Some(bytes) => {
                     if *bytes != entry.bytes {
@@ -364,7 +368,13 @@ impl Verifying<'_> {
                     }
                     seen.insert(entry.name.to_string());
                 }
-                None => unlisted += 1,
+                None => {
+                    unlisted += 1;
+                    if must_be_listed {
+                        let problem = "is in no part record, and a query reads it, too; `tipple prune` removes it";
+                        self.found.add(&entry.name, problem);
+                    }
+                }
             }
             ControlFlow::Continue(())
         })?;
@@ -411,6 +421,7 @@ impl Verifying<'_> {
                 continue;
             };
             let is_good = match self.depth {
+                Depth::Full if self.content.objects().is_some() => self.chunks(&record, decoder)?,
                 Depth::Quick => self.chunks(&record, decoder)?,
                 Depth::Full => match self.records(&record, decoder) {
                     Ok(()) => true,
@@ -479,28 +490,15 @@ impl Verifying<'_> {
         let gate = self.job.gate();
         let progress = self.job.progress();
         if self.depth == Depth::Quick {
-            let input = self.dump.store().open(object)?;
-            let read = tipple_chunk::sha256_of(Gated { input, gate });
-            let (sha256, bytes) = read.map_err(|error| match gate.check() {
-                Err(cancelled) => cancelled.into(),
-                Ok(()) => self
-                    .dump
-                    .damaged(object, format!("cannot be read: {error}")),
-            })?;
-            if sha256 != entry.sha256 {
-                return Err(self.dump.damaged(
-                    object,
-                    format!(
-                        "its {bytes} bytes have the SHA-256 {sha256}, and should have {}",
-                        entry.sha256
-                    ),
-                ));
-            }
+            self.check_sha256(entry, object)?;
             bump(&progress.chunks, 1);
-            bump(&progress.stored_bytes, bytes);
+            bump(&progress.stored_bytes, entry.stored_bytes);
             bump(&progress.records, entry.records);
             bump(&progress.raw_bytes, entry.raw_bytes);
             return Ok(());
+        }
+        if let Some(objects) = self.content.objects() {
+            return self.form_object(objects, entry, object);
         }
         let mut reader = open_chunk(self.dump, record, number, true)?;
         while let Some(frame) = reader
@@ -511,6 +509,67 @@ impl Verifying<'_> {
             gate.pass(bytes, records)?;
         }
         check_whole(self.dump, entry, &mut reader, decoder)
+    }
+
+    /// Whether the stored bytes of an object are those that its part record speaks of.
+    fn check_sha256(&self, entry: &ChunkEntry, object: &ObjectName) -> Result<(), DumpError> {
+        let gate = self.job.gate();
+        let input = self.dump.store().open(object)?;
+        let read = tipple_chunk::sha256_of(Gated { input, gate });
+        let (sha256, bytes) = read.map_err(|error| match gate.check() {
+            Err(cancelled) => cancelled.into(),
+            Ok(()) => self
+                .dump
+                .damaged(object, format!("cannot be read: {error}")),
+        })?;
+        if sha256 != entry.sha256 {
+            return Err(self.dump.damaged(
+                object,
+                format!(
+                    "its {bytes} bytes have the SHA-256 {sha256}, and should have {}",
+                    entry.sha256
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// An object in a form of others: reads all of it twice, once for its checksum and once for its records. I8: what is
+    /// decoded was verified.
+    fn form_object(
+        &self,
+        objects: &dyn ObjectContent,
+        entry: &ChunkEntry,
+        object: &ObjectName,
+    ) -> Result<(), DumpError> {
+        self.check_sha256(entry, object)?;
+        let gate = self.job.gate();
+        let mut input = self.dump.store().open(object)?;
+        let counted = objects.count(&mut input, entry.stored_bytes, gate);
+        let counts = counted.map_err(|stop| match stop {
+            Stop::Failed(failure) if failure.party() == Party::Content => {
+                self.dump.damaged(object, failure.to_string())
+            }
+            stop => stop.into(),
+        })?;
+        let says = (entry.records, entry.raw_bytes);
+        let positions = (&entry.first_position, &entry.last_position);
+        let found = [counts.first_position, counts.last_position].map(|place| layout::hex(&place));
+        if (counts.records, counts.raw_bytes) != says || (&found[0], &found[1]) != positions {
+            return Err(self.dump.damaged(
+                object,
+                format!(
+                    "has {} records in {} bytes from {} to {}, and its part record says {} in {} from {} to {}",
+                    counts.records, counts.raw_bytes, found[0], found[1], says.0, says.1, positions.0, positions.1
+                ),
+            ));
+        }
+        let progress = self.job.progress();
+        bump(&progress.chunks, 1);
+        bump(&progress.stored_bytes, entry.stored_bytes);
+        bump(&progress.records, entry.records);
+        bump(&progress.raw_bytes, entry.raw_bytes);
+        Ok(())
     }
 
     /// Reads every record of a part, and compares every chunk with its entry, in one pass.

@@ -8,7 +8,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use tipple_chunk::{Codec, KeyId};
 use tipple_dump::PartRange;
 use tipple_store::StoreOptions;
-use tipple_stream::{Bound, Speed};
+use tipple_stream::{Bound, PathTemplate, Speed};
 
 use crate::help;
 use crate::ready::{Archived, Listing};
@@ -113,6 +113,8 @@ pub(crate) struct DumpArgs {
     pub(crate) stream: StreamFlags,
     #[command(flatten)]
     pub(crate) follow: FollowFlags,
+    #[command(flatten)]
+    pub(crate) form: FormFlags,
     #[command(flatten)]
     pub(crate) listing: ListingFlags,
     #[command(flatten)]
@@ -744,6 +746,37 @@ pub(crate) struct FollowFlags {
         default_value = "1m"
     )]
     pub(crate) chunk_age: Span,
+}
+
+/// In which form other programs get events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FormName {
+    /// JSON lines, in .ndjson.zst files
+    Ndjson,
+    /// Parquet files
+    Parquet,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Queries of streams")]
+pub(crate) struct FormFlags {
+    /// Write events as files below STORE/data that DuckDB, Spark or Athena read; such a dump can be verified, and not loaded. Without it, a stream is dumped as exact bytes, which can be loaded
+    #[arg(
+        long,
+        value_name = "FORM",
+        env = "TIPPLE_DUMP_FORMAT",
+        hide_env_values = true
+    )]
+    pub(crate) format: Option<FormName>,
+
+    /// With --format, the folder of each event below STORE/data: text, {time:%Y-%m-%d} (UTC, %Y %m %d %H %M %S %j %F %G %V %u %y), {stream}, {key} or {subject}
+    #[arg(
+        long,
+        value_name = "TEMPLATE",
+        env = "TIPPLE_DUMP_PATH",
+        hide_env_values = true
+    )]
+    pub(crate) path: Option<PathTemplate>,
 }
 
 #[derive(Debug, Args)]

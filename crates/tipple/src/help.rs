@@ -97,6 +97,7 @@ Examples:
   tipple dump memcached://cache1 /backup/cache --dry-run
   tipple dump memcached://cache1 s3://backups/cache/2026-11-21
   tipple dump memcached://old s3://backups/cache --notify sqs://warm   tells a queue of each chunk
+  tipple dump log:./orders s3://lake/orders --format parquet --path 'dt={time:%Y-%m-%d}'   for queries
 Then:
   tipple verify /backup/cache
   cd /backup/cache && sha256sum -c SHA256SUMS";

@@ -7,6 +7,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
@@ -16,7 +17,7 @@ use tipple_dump::{
     CopyOptions, DumpOptions, LoadOptions, NotifyFormat, NotifyOptions, NotifyTarget,
     QueueLoadOptions, SpoolPlace, StorePolicy, VerifyOptions,
 };
-use tipple_flow::{Content, Sink, Source};
+use tipple_flow::{Content, Form, Sink, Source};
 use tipple_lines::{Lines, LinesOptions, LinesSink, LinesSource};
 use tipple_memcached::{
     CachemoverSource, Credentials, Filter, FilterOptions, ItemsContent, MemcachedOptions,
@@ -24,12 +25,13 @@ use tipple_memcached::{
     TlsOptions,
 };
 use tipple_store::{StoreOptions, StoreUrl};
-use tipple_stream::{Archive, Events, Follow, StreamOptions};
+use tipple_stream::{Archive, Events, Follow, FormKind, Ndjson, Parquet, StreamOptions};
 
 use crate::cli::{
-    BufferFlags, ConnectionFlags, FenceFlags, FilterFlags, FollowFlags, FromQueueFlags, JobFlags,
-    KeyFlags, LinesSinkFlags, LinesSourceFlags, ListingFlags, Mode, NoticeFormat, NotifyFlags,
-    PartFlags, Policy, ShapeFlags, SpoolFlags, StoringFlags, StreamFlags, ThreadFlags, UploadFlags,
+    BufferFlags, ConnectionFlags, FenceFlags, FilterFlags, FollowFlags, FormFlags, FormName,
+    FromQueueFlags, JobFlags, KeyFlags, LinesSinkFlags, LinesSourceFlags, ListingFlags, Mode,
+    NoticeFormat, NotifyFlags, PartFlags, Policy, ShapeFlags, SpoolFlags, StoringFlags,
+    StreamFlags, ThreadFlags, UploadFlags,
 };
 use crate::endpoint::{SinkUrl, SourceUrl};
 use crate::error::{CliError, Kind};
@@ -118,7 +120,7 @@ pub(crate) fn upload_options(flags: &UploadFlags) -> Result<StoreOptions, CliErr
 }
 
 /// The contents that this program knows.
-pub(crate) const CONTENTS: &[&dyn Content] = &[&ItemsContent, &Lines, &Events];
+pub(crate) const CONTENTS: &[&dyn Content] = &[&ItemsContent, &Lines, &Events, &Ndjson, &Parquet];
 
 /// How keys are listed, as it is typed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,6 +153,7 @@ pub(crate) struct Typed<'a> {
 }
 
 const FOLLOW_FLAGS: &[&str] = &["follow", "archive", "chunk_age"];
+const FORM_FLAGS: &[&str] = &["format", "path"];
 pub(crate) const STREAM_FLAGS: &[&str] = &["from", "to"];
 const LISTING_FLAGS: &[&str] = &["listing", "key_file_size", "key_space"];
 const FILTER_FLAGS: &[&str] = &[
@@ -214,6 +217,7 @@ impl Typed<'_> {
             let why = format!("is for streams, and the source is {source}");
             self.refuse(STREAM_FLAGS, &why)?;
             self.refuse(FOLLOW_FLAGS, &why)?;
+            self.refuse(FORM_FLAGS, &why)?;
         }
         Ok(())
     }
@@ -337,6 +341,32 @@ pub(crate) fn source(
         SourceUrl::Stdin => Box::new(LinesSource::stdin()),
         SourceUrl::Cachemover(path) => Box::new(CachemoverSource::open(path)?),
     })
+}
+
+/// The form in which events of `url` are written, if one was asked for.
+pub(crate) fn form(
+    url: &SourceUrl,
+    flags: &FormFlags,
+    shape: &ShapeFlags,
+) -> Result<Option<Arc<dyn Form>>, CliError> {
+    let SourceUrl::Stream(url) = url else {
+        return Ok(None);
+    };
+    let Some(name) = flags.format else {
+        return match &flags.path {
+            None => Ok(None),
+            Some(path) => Err(CliError::usage(format!(
+                "--path {} is for --format ndjson or parquet: give one, or leave it out",
+                path.as_str()
+            ))),
+        };
+    };
+    let kind = match name {
+        FormName::Ndjson => FormKind::Ndjson,
+        FormName::Parquet => FormKind::Parquet,
+    };
+    let form = url.form(kind, flags.path.clone(), shape.compress);
+    Ok(Some(Arc::new(form)))
 }
 
 /// A finished cachemover folder, or an unfinished one where that is accepted.
@@ -509,6 +539,7 @@ pub(crate) fn dump_options(
     spool: &SpoolFlags,
     notify: &NotifyFlags,
     keys: Option<KeyRing>,
+    form: Option<Arc<dyn Form>>,
 ) -> Result<DumpOptions, CliError> {
     let options = DumpOptions {
         threads: threads(&job.threads),
@@ -528,6 +559,7 @@ pub(crate) fn dump_options(
         },
         detach_after: spool.detach_after.map(|after| after.0),
         keys,
+        form,
         notify: notify_options(notify)?,
     };
     options.validate()?;

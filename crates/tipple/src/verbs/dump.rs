@@ -107,7 +107,16 @@ fn into_stores(
 ) -> Result<u8, CliError> {
     let keys = ready::keys(&args.key, output)?;
     let (job, buffers) = (&args.job, &args.buffers);
-    let options = ready::dump_options(job, buffers, &args.shape, &args.spool, &args.notify, keys)?;
+    let form = ready::form(url, &args.form, &args.shape)?;
+    let options = ready::dump_options(
+        job,
+        buffers,
+        &args.shape,
+        &args.spool,
+        &args.notify,
+        keys,
+        form,
+    )?;
     let store_options = ready::upload_options(&args.upload)?;
     let rates = ready::job_rates(&args.job)?;
     if args.job.dry_run {
@@ -194,7 +203,9 @@ fn dry_run(
         reads: None,
         memory_bytes: needs.memory_bytes,
         memory: memory_story(options, source, &stores),
-        disk: (needs.raw_bytes > 0).then(|| (disk, disk_text(disk, &stores))),
+        // How much longer events get in another form, only their form knows.
+        disk: (needs.raw_bytes > 0 && options.form.is_none())
+            .then(|| (disk, disk_text(disk, &stores))),
     };
     dry_run::tell(output, &expected, rates)
 }
@@ -205,7 +216,10 @@ fn memory_story(options: &DumpOptions, source: &dyn Source, stores: &[&dyn Store
         threads: options.threads,
         buffer_bytes: options.buffer_bytes as u64,
         others: &[
-            ("codec", options.codec.encoder_bytes()),
+            (
+                options.form.as_ref().map_or("codec", |form| form.name()),
+                options.encoding_bytes(),
+            ),
             ("reader", source.reader_bytes()),
             ("sealing", options.sealing_bytes()),
         ],

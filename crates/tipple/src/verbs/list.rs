@@ -77,6 +77,14 @@ fn summary(listing: &Listing) -> Answer {
         "content",
         format!("{} version {}", head.content.name, head.content.version),
     );
+    if let Some(path) = head
+        .shaping
+        .format
+        .as_ref()
+        .and_then(|form| form.path.as_ref())
+    {
+        answer.row("path", path.clone());
+    }
     if let Some(seal) = &head.seal {
         answer.row("sealed", format!("with the key {}", seal.key));
     }

@@ -9,6 +9,7 @@ mod errors;
 mod failpoints;
 #[cfg(feature = "failpoints")]
 mod faults;
+mod forms;
 mod frozen;
 mod help;
 mod hostile;

@@ -84,7 +84,7 @@ pub(crate) fn apply(command: Command, path: &Path) -> Result<Command, CliError> 
             .map_or(1, |span| 1 + text[..span.start].matches('\n').count());
         CliError::usage(format!("{place}, line {line}: {}", error.message()))
     })?;
-    Settings { place }.all(command, table)
+    Settings { place }.table(command, "", table)
 }
 
 struct Settings {
@@ -92,52 +92,58 @@ struct Settings {
 }
 
 impl Settings {
-    fn all(&self, mut command: Command, table: Table) -> Result<Command, CliError> {
-        let verbs: Vec<String> = command
-            .get_subcommands()
-            .map(|verb| verb.get_name().to_owned())
-            .collect();
-        let (tables, flags): (Vec<_>, Vec<_>) =
-            table.into_iter().partition(|(_, value)| value.is_table());
+    /// A table is for the verb `path` and for all verbs below it: the file itself for all there are, `[snapshot]` for each
+    /// verb of `tipple snapshot`, `[snapshot.cat]` for one of them. What is said for fewer verbs wins.
+    fn table(&self, mut command: Command, path: &str, table: Table) -> Result<Command, CliError> {
+        let (tables, flags): (Vec<_>, Vec<_>) = table
+            .into_iter()
+            .partition(|(_, value)| value.is_table() && command.has_subcommands());
+        let heading = match path {
+            "" => String::new(),
+            path => format!("[{}] ", path.replace(' ', ".")),
+        };
         for (key, value) in flags {
-            let mut known = false;
-            for name in &verbs {
-                let verb = command.find_subcommand(name).expect("listed above");
-                if let Some(arg) = flag(verb, &key) {
-                    known = true;
-                    let (id, values) = (arg.get_id().clone(), self.values(arg, &key, &value)?);
-                    command = command.mut_subcommand(name, |verb| {
-                        verb.mut_arg(id, |arg| arg.default_values(values))
-                    });
-                }
-            }
-            if !known {
-                return Err(self.unknown(&key, "no flag of any verb"));
+            let mut is_known = false;
+            command = self.flag(command, &key, &value, &mut is_known)?;
+            if !is_known {
+                let whose = if path.is_empty() { "any verb" } else { path };
+                let what = format!("no flag of {whose}");
+                return Err(self.unknown(&format!("{heading}{key}"), &what));
             }
         }
         for (name, settings) in tables {
             let Value::Table(settings) = settings else {
                 unreachable!("partitioned above")
             };
-            if !verbs.contains(&name) {
-                return Err(
-                    self.unknown(&name, &format!("no verb; there are {}", verbs.join(", ")))
-                );
+            if command.find_subcommand(&name).is_none() {
+                let verbs: Vec<_> = command.get_subcommands().map(Command::get_name).collect();
+                let what = format!("no verb; there are {}", verbs.join(", "));
+                return Err(self.unknown(&format!("{heading}{name}"), &what));
             }
-            for (key, value) in settings {
-                let verb = command.find_subcommand(&name).expect("checked above");
-                let Some(arg) = flag(verb, &key) else {
-                    return Err(
-                        self.unknown(&format!("[{name}] {key}"), &format!("no flag of {name}"))
-                    );
-                };
-                let (id, values) = (arg.get_id().clone(), self.values(arg, &key, &value)?);
-                command = command.mut_subcommand(&name, |verb| {
-                    verb.mut_arg(id, |arg| arg.default_values(values))
-                });
-            }
+            let path = format!("{path} {name}");
+            let mut settings = Some(settings);
+            command = below(command, |verb| match verb.get_name() == name {
+                true => self.table(verb, path.trim_start(), settings.take().expect("one of it")),
+                false => Ok(verb),
+            })?;
         }
         Ok(command)
+    }
+
+    /// Sets a flag of `command` and of all verbs below it that have it.
+    fn flag(
+        &self,
+        mut command: Command,
+        key: &str,
+        value: &Value,
+        is_known: &mut bool,
+    ) -> Result<Command, CliError> {
+        if let Some(arg) = flag(&command, key) {
+            *is_known = true;
+            let (id, values) = (arg.get_id().clone(), self.values(arg, key, value)?);
+            command = command.mut_arg(id, |arg| arg.default_values(values));
+        }
+        below(command, |verb| self.flag(verb, key, value, is_known))
     }
 
     fn unknown(&self, key: &str, what: &str) -> CliError {
@@ -180,6 +186,28 @@ impl Settings {
             .try_get_matches_from(typed)
             .map_err(|error| CliError::from(error).of(&self.place))?;
         Ok(values)
+    }
+}
+
+/// Changes each verb of `command`, in order; the first error ends it.
+fn below(
+    command: Command,
+    mut change: impl FnMut(Command) -> Result<Command, CliError>,
+) -> Result<Command, CliError> {
+    let mut failed = None;
+    let command = command.mut_subcommands(|verb| {
+        if failed.is_some() {
+            return verb;
+        }
+        let name = verb.get_name().to_owned();
+        change(verb).unwrap_or_else(|error| {
+            failed = Some(error);
+            Command::new(name)
+        })
+    });
+    match failed {
+        None => Ok(command),
+        Some(error) => Err(error),
     }
 }
 

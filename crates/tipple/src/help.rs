@@ -56,6 +56,8 @@ Settings:
     threads = 4
     [dump]
     compress = \"zstd:9\"
+    [snapshot.cat]
+    limit = 10
   A flag wins over a variable, a variable over the file, the file over the default.
 
 Signals:

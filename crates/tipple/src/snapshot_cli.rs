@@ -121,6 +121,7 @@ pub(crate) struct PruneArgs {
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Sealed snapshots")]
+#[command(mut_arg("encrypt_key", |arg| arg.help("A key file of `tipple keygen`, instead of --secrets")))]
 pub(crate) struct SealedFlags {
     /// The service's file of secrets, with the keys by the names of caches: {"CACHE_DUMP_SECRET_KEYS": {"NAME": "BASE64"}}
     #[arg(long, value_name = "FILE", env = "TIPPLE_SECRETS", hide_env_values = true, value_hint = ValueHint::FilePath, conflicts_with = "encrypt_key")]

@@ -1,6 +1,9 @@
 //! A flag wins over a variable, a variable over the file, the file over the default.
 
+use std::time::SystemTime;
+
 use insta::assert_snapshot;
+use tipple_snapshot::{Keys, SnapshotFolder, SnapshotOptions, ValueTimes};
 
 use crate::support::Place;
 
@@ -81,6 +84,61 @@ fn switches_and_lists() {
     }
 }
 
+/// Of `tipple snapshot` and `tipple record`: the same order, and a table for each verb of them.
+#[test]
+fn verbs_of_verbs() {
+    let place = Place::new();
+    let folder = SnapshotFolder::new(
+        place.path("root"),
+        "words",
+        SnapshotOptions::default(),
+        Keys::none(),
+    );
+    let words: Vec<String> = (0..9).map(|n| n.to_string()).collect();
+    folder
+        .unwrap()
+        .write(&words, ValueTimes::at(SystemTime::now()))
+        .unwrap();
+    let lines = |args: &[&str], variables: &[(&str, &str)]| {
+        let args = [&["snapshot", "cat", "root/words"], args].concat();
+        place.run_with(&args, variables).ok().stdout.lines().count()
+    };
+    place.write("all.toml", "limit = 2\n");
+    place.write("verb.toml", "limit = 2\n[snapshot]\nlimit = 3\n");
+    place.write(
+        "nested.toml",
+        "limit = 2\n[snapshot]\nlimit = 3\n[snapshot.cat]\nlimit = 4\n[record]\nlimit = 5\n",
+    );
+    let variable = [("TIPPLE_LIMIT", "6")];
+    assert_eq!(lines(&[], &[]), 9);
+    for (file, expected) in [("all.toml", 2), ("verb.toml", 3), ("nested.toml", 4)] {
+        assert_eq!(lines(&["--config", file], &[]), expected, "{file}");
+        assert_eq!(lines(&[], &[("TIPPLE_CONFIG", file)]), expected, "{file}");
+        assert_eq!(lines(&["--config", file], &variable), 6, "{file}");
+        assert_eq!(
+            lines(&["--config", file, "--limit", "7"], &variable),
+            7,
+            "{file}"
+        );
+    }
+    for verb in [
+        &["record", "search"],
+        &["record", "follow"],
+        &["snapshot", "cat"],
+    ] {
+        let args = [&verb[..], &["--help", "--config", "nested.toml"]].concat();
+        let help = place.run(&args).ok().stdout;
+        let expected = if verb[0] == "record" { 5 } else { 4 };
+        assert!(help.contains(&format!("[default: {expected}]")), "{help}");
+    }
+    // The verbs keep their order.
+    let order = |args: &[&str]| place.run(args).ok().stdout;
+    assert_eq!(
+        order(&["--help", "--config", "nested.toml"]),
+        order(&["--help"])
+    );
+}
+
 #[test]
 fn the_help_shows_what_holds() {
     let place = Place::new();
@@ -104,6 +162,10 @@ fn what_is_wrong_in_it_is_told() {
         "quiet = \"yes\"\n",
         "mode = \"replace\"\n",
         "config = \"x\"\n",
+        "[snapshot]\ntheads = 4\n",
+        "[snapshot.cat]\nmax-count = 4\n",
+        "[snapshot.kat]\nlimit = 4\n",
+        "[record.search]\nlimit = \"many\"\n",
         "threads = 4\nbuffer = \n",
     ] {
         place.write("c.toml", text);

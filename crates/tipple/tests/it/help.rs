@@ -2,7 +2,7 @@ use insta::assert_snapshot;
 
 use crate::support::Place;
 
-const VERBS: [&str; 15] = [
+const VERBS: [&str; 16] = [
     "dump",
     "load",
     "copy",
@@ -10,15 +10,66 @@ const VERBS: [&str; 15] = [
     "list",
     "cat",
     "prune",
+    "append",
+    "keygen",
     "supervise",
     "snapshot",
     "record",
-    "keygen",
     "doctor",
     "tour",
     "completions",
     "man",
 ];
+
+/// Verbs of verbs.
+const NESTED: [(&str, &[&str]); 2] = [
+    (
+        "snapshot",
+        &["inspect", "verify", "cat", "diff", "prune", "rekey"],
+    ),
+    (
+        "record",
+        &[
+            "search", "follow", "stats", "gaps", "pair", "sort", "repair", "index", "convert",
+            "diff",
+        ],
+    ),
+];
+
+/// All that have help, as they are typed.
+fn all() -> impl Iterator<Item = Vec<&'static str>> {
+    let nested = NESTED
+        .iter()
+        .flat_map(|(verb, below)| below.iter().map(|below| vec![*verb, *below]));
+    VERBS.iter().map(|verb| vec![*verb]).chain(nested)
+}
+
+fn help(place: &Place, verb: &[&str], variables: &[(&str, &str)]) -> String {
+    let args = [verb, &["--help"]].concat();
+    place.run_with(&args, variables).ok().stdout
+}
+
+/// The lists above are those of the program.
+#[test]
+fn no_verb_is_left_out() {
+    let place = Place::new();
+    let listed = |help: String| -> Vec<String> {
+        let verbs = help.split("Commands:\n").nth(1).unwrap();
+        verbs
+            .lines()
+            .take_while(|line| !line.is_empty())
+            // Not the second line of a description.
+            .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+            .filter_map(|line| line.split_whitespace().next())
+            .filter(|verb| *verb != "help")
+            .map(str::to_owned)
+            .collect()
+    };
+    assert_eq!(listed(place.run(&["--help"]).ok().stdout), VERBS);
+    for (verb, below) in NESTED {
+        assert_eq!(listed(help(&place, &[verb], &[])), below, "{verb}");
+    }
+}
 
 #[test]
 fn the_command_explains_itself() {
@@ -33,8 +84,8 @@ fn the_command_explains_itself() {
 #[test]
 fn every_verb_explains_itself() {
     let place = Place::new();
-    for verb in VERBS {
-        assert_snapshot!(verb, place.run(&[verb, "--help"]).ok().stdout);
+    for verb in all() {
+        assert_snapshot!(verb.join("_"), help(&place, &verb, &[]));
     }
 }
 
@@ -44,10 +95,12 @@ fn help_shows_no_values_of_the_environment() {
     let secret = [
         ("TIPPLE_USER", "hunter2"),
         ("TIPPLE_MEMCACHED_PASSWORD", "hunter2"),
+        ("TIPPLE_SECRETS", "hunter2"),
+        ("TIPPLE_CACHE_NAME", "hunter2"),
     ];
-    for verb in VERBS {
-        let help = place.run_with(&[verb, "--help"], &secret).ok();
-        assert!(!help.stdout.contains("hunter2"), "{verb}");
+    for verb in all() {
+        let help = help(&place, &verb, &secret);
+        assert!(!help.contains("hunter2"), "{verb:?}");
     }
 }
 
@@ -55,13 +108,15 @@ fn help_shows_no_values_of_the_environment() {
 #[test]
 fn every_flag_has_a_variable() {
     let place = Place::new();
-    for verb in VERBS {
-        let help = place.run(&[verb, "--help"]).ok().stdout;
+    for verb in all() {
+        let help = help(&place, &verb, &[]);
         let flags = help
             .lines()
             .filter(|line| line.starts_with("      --") || line.starts_with("  -q, --"))
             .count();
-        let variables = help.matches("[env: TIPPLE_").count();
+        // Some are broken between the two words.
+        let words: Vec<_> = help.split_whitespace().collect();
+        let variables = words.join(" ").matches("[env: TIPPLE_").count();
         assert_eq!(variables, flags, "{help}");
     }
 }

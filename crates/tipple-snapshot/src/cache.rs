@@ -47,6 +47,8 @@ pub(crate) struct Shared<T> {
     listeners: Mutex<Listeners<T>>,
     pub(crate) counts: Arc<Counts>,
     pub(crate) snapshots: Option<Arc<dyn Snapshots<T>>>,
+    /// As they were given.
+    options: CacheOptions,
 }
 
 /// What is asked of the thread that updates.
@@ -58,6 +60,7 @@ pub(crate) struct Control {
     pub(crate) wanted: u64,
     pub(crate) done: u64,
     pub(crate) last: Result<(), SnapshotError>,
+    pub(crate) reconfigured: Option<CacheOptions>,
     pub(crate) stop: bool,
     pub(crate) has_ended: bool,
 }
@@ -447,12 +450,21 @@ impl<T: Send + Sync + 'static> Cache<T> {
         self.snapshots()?.write_now()
     }
 
-    /// Changes what can be changed while the service runs. What is `None` is as the options say.
+    /// Changes what can be changed while the service runs: at once, all of it. What is `None` is as the options say, also where
+    /// an earlier call said something else. The time to the next update counts from the last one, whichever interval held then.
     ///
     /// # Errors
-    /// `Usage` if the cache has no snapshots.
+    /// `Usage` if the options that it makes would be refused at a start, or if it is about snapshots and the cache has none.
+    /// Everything is then as it was.
     pub fn reconfigure(&self, reconfiguration: Reconfiguration) -> Result<(), SnapshotError> {
-        self.snapshots()?.reconfigure(reconfiguration);
+        let options = reconfiguration.of_updates(&self.shared.options)?;
+        match &self.shared.snapshots {
+            Some(snapshots) => snapshots.reconfigure(reconfiguration),
+            None if reconfiguration.is_about_snapshots() => return self.snapshots().map(|_| ()),
+            None => {}
+        }
+        self.shared.control().reconfigured = Some(options);
+        self.shared.changed.notify_all();
         Ok(())
     }
 
@@ -568,6 +580,7 @@ impl<T: Send + Sync + 'static, U: Updater<T>> CacheBuilder<T, U> {
                 wanted: 0,
                 done: 0,
                 last: Ok(()),
+                reconfigured: None,
                 stop: false,
                 has_ended: false,
             }),
@@ -578,6 +591,7 @@ impl<T: Send + Sync + 'static, U: Updater<T>> CacheBuilder<T, U> {
             }),
             counts,
             snapshots,
+            options: self.options.clone(),
         });
         // From here on, whatever returns ends the threads.
         let cache = Cache {

@@ -216,6 +216,7 @@ impl SnapshotFolder {
             fingerprint: schema.fingerprint(),
             producer: self.options.producer.clone(),
             schema: schema.clone(),
+            compression: self.options.compression,
         };
         let path = self.path.join(name.to_string());
         let staged = Staged::create(

@@ -5,7 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::{SnapshotError, Writer};
+use crate::compression::{self, RATIO_MAX};
+use crate::{Compression, SnapshotError, Writer};
 
 /// The most bytes of a frame: what a writer and each decoding thread hold. Part of the format. Stable.
 pub(crate) const FRAME_BYTES_MAX: usize = 256 << 10;
@@ -76,7 +77,10 @@ impl FrameEntry {
         bytes
     }
 
-    pub(crate) fn from_bytes(bytes: &[u8; ENTRY_BYTES]) -> Result<Self, SnapshotError> {
+    pub(crate) fn from_bytes(
+        bytes: &[u8; ENTRY_BYTES],
+        compression: Compression,
+    ) -> Result<Self, SnapshotError> {
         let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
         let (raw_bytes, flags) = (word(4), word(12));
         if raw_bytes == 0 || raw_bytes as usize > FRAME_BYTES_MAX || flags > 3 {
@@ -84,8 +88,19 @@ impl FrameEntry {
                 "the index has a frame of {raw_bytes} bytes with the flags {flags}, which no writer makes"
             )));
         }
+        let stored_bytes = word(0);
+        let stored_min = match compression {
+            Compression::None => raw_bytes,
+            // What is in it bounds what a length in it may claim.
+            Compression::Lz4 => raw_bytes.div_ceil(RATIO_MAX),
+        };
+        if !(stored_min..=raw_bytes).contains(&stored_bytes) {
+            return Err(SnapshotError::damaged(format!(
+                "a frame of {stored_bytes} bytes says that {raw_bytes} are in it"
+            )));
+        }
         Ok(Self {
-            stored_bytes: word(0),
+            stored_bytes,
             raw_bytes,
             mark: FrameMark {
                 elements: word(8),
@@ -108,6 +123,7 @@ pub(crate) struct Frames<'a> {
     offsets: Vec<u64>,
     input: Mutex<Place<'a>>,
     threads: usize,
+    compression: Compression,
 }
 
 struct Place<'a> {
@@ -122,6 +138,7 @@ impl<'a> Frames<'a> {
         begin: u64,
         entries: Vec<FrameEntry>,
         threads: usize,
+        compression: Compression,
     ) -> Self {
         let offsets = entries
             .iter()
@@ -136,6 +153,7 @@ impl<'a> Frames<'a> {
             offsets,
             input: Mutex::new(Place { input, at: None }),
             threads: threads.max(1),
+            compression,
         }
     }
 
@@ -147,8 +165,28 @@ impl<'a> Frames<'a> {
         self.threads
     }
 
-    /// Puts the raw bytes of frame `number` into `frame`: verified.
-    pub(crate) fn fetch(&self, number: usize, frame: &mut Vec<u8>) -> Result<(), SnapshotError> {
+    /// Puts the raw bytes of frame `number` into `frame`: verified. `stored` is room for what is decompressed.
+    pub(crate) fn fetch(
+        &self,
+        number: usize,
+        frame: &mut Vec<u8>,
+        stored: &mut Vec<u8>,
+    ) -> Result<(), SnapshotError> {
+        let (entry, offset) = (&self.entries[number], self.offsets[number]);
+        if entry.stored_bytes == entry.raw_bytes {
+            return self.fetch_stored(number, frame);
+        }
+        self.fetch_stored(number, stored)?;
+        frame.resize(entry.raw_bytes as usize, 0);
+        compression::decompress(self.compression, stored, frame).map_err(|()| {
+            SnapshotError::damaged(format!(
+                "frame {number}, at byte {offset}, does not decompress to the {} bytes that it says",
+                entry.raw_bytes
+            ))
+        })
+    }
+
+    fn fetch_stored(&self, number: usize, frame: &mut Vec<u8>) -> Result<(), SnapshotError> {
         let (entry, offset) = (&self.entries[number], self.offsets[number]);
         frame.resize(entry.stored_bytes as usize, 0);
         {

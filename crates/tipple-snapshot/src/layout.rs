@@ -6,7 +6,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use crate::frames::{self, ENTRY_BYTES, FrameEntry, FrameMark, FrameSink, Frames, Input, reading};
 use crate::moment::Moment;
-use crate::{Dumpable, ErrorKind, Reader, Schema, SnapshotError, Writer};
+use crate::{Compression, Dumpable, ErrorKind, Reader, Schema, SnapshotError, Writer, compression};
 
 /// The major version of the layout that is written, and the only one that is read.
 pub(crate) const LAYOUT_MAJOR: u8 = 1;
@@ -40,6 +40,8 @@ pub(crate) struct Header {
     /// What the service says about itself: its version.
     pub(crate) producer: String,
     pub(crate) schema: Schema,
+    /// Stands in the prelude: whoever cannot decompress need not read on.
+    pub(crate) compression: Compression,
 }
 
 impl Header {
@@ -56,7 +58,7 @@ impl Header {
         self.schema.dump(to)
     }
 
-    fn load(from: &mut Reader<'_>) -> Result<Header, SnapshotError> {
+    fn load(from: &mut Reader<'_>, compression: Compression) -> Result<Header, SnapshotError> {
         Ok(Header {
             cache: from.text()?,
             format_version: from.unsigned()?,
@@ -68,6 +70,7 @@ impl Header {
             fingerprint: u64::from_le_bytes(from.array()?),
             producer: from.text()?,
             schema: Schema::load(from)?,
+            compression,
         })
     }
 
@@ -79,6 +82,7 @@ impl Header {
         bytes[..8].copy_from_slice(&MAGIC);
         bytes[8] = LAYOUT_MAJOR;
         bytes[9] = LAYOUT_MINOR;
+        bytes[10] = self.compression.code();
         bytes[12..16].copy_from_slice(&(body.len() as u32).to_le_bytes());
         bytes.extend_from_slice(&body);
         let digest = header_digest(&bytes);
@@ -107,6 +111,7 @@ pub(crate) fn write<T: Dumpable>(
     header: &Header,
     value: &T,
 ) -> Result<Written, SnapshotError> {
+    let compression = header.compression;
     let header = header.to_bytes();
     if header.len() - PRELUDE_BYTES > HEADER_BYTES_MAX {
         return Err(SnapshotError::value(
@@ -119,6 +124,8 @@ pub(crate) fn write<T: Dumpable>(
         at: header.len() as u64,
         raw_bytes: 0,
         index: Vec::new(),
+        compression,
+        stored: Vec::new(),
     };
     let mut writer = Writer::new(&mut file);
     value.dump(&mut writer)?;
@@ -139,20 +146,22 @@ pub(crate) fn write<T: Dumpable>(
 }
 
 /// What `write` would give as [`Written::content`], without writing.
-pub(crate) fn content<T: Dumpable>(value: &T) -> Result<u128, SnapshotError> {
-    struct Counting(Vec<u8>);
-    impl FrameSink for Counting {
-        fn frame(&mut self, raw: &[u8], mark: FrameMark) -> Result<(), SnapshotError> {
-            let entry = FrameEntry::new(raw, raw.len(), mark);
-            self.0.extend_from_slice(&entry.to_bytes());
-            Ok(())
-        }
-    }
-    let mut counting = Counting(Vec::new());
-    let mut writer = Writer::new(&mut counting);
+pub(crate) fn content<T: Dumpable>(
+    value: &T,
+    compression: Compression,
+) -> Result<u128, SnapshotError> {
+    let mut frames = FileFrames {
+        out: &mut std::io::sink(),
+        at: 0,
+        raw_bytes: 0,
+        index: Vec::new(),
+        compression,
+        stored: Vec::new(),
+    };
+    let mut writer = Writer::new(&mut frames);
     value.dump(&mut writer)?;
     writer.finish()?;
-    Ok(xxh3_128(&counting.0))
+    Ok(xxh3_128(&frames.index))
 }
 
 fn writing(error: std::io::Error) -> SnapshotError {
@@ -168,14 +177,22 @@ struct FileFrames<'a> {
     at: u64,
     raw_bytes: u64,
     index: Vec<u8>,
+    compression: Compression,
+    /// Room for a compressed frame.
+    stored: Vec<u8>,
 }
 
 impl FrameSink for FileFrames<'_> {
     fn frame(&mut self, raw: &[u8], mark: FrameMark) -> Result<(), SnapshotError> {
-        let entry = FrameEntry::new(raw, raw.len(), mark);
+        // What does not get shorter stays as it is.
+        let stored = match compression::compress(self.compression, raw, &mut self.stored) {
+            true => &self.stored[..],
+            false => raw,
+        };
+        let entry = FrameEntry::new(stored, raw.len(), mark);
         self.index.extend_from_slice(&entry.to_bytes());
-        self.out.write_all(raw).map_err(writing)?;
-        self.at += raw.len() as u64;
+        self.out.write_all(stored).map_err(writing)?;
+        self.at += stored.len() as u64;
         self.raw_bytes += raw.len() as u64;
         Ok(())
     }
@@ -249,6 +266,8 @@ pub(crate) fn open(input: &mut dyn Input) -> Result<Opened, SnapshotError> {
     if header[24..32] != footer[24..32] || header_digest(&header).to_le_bytes() != header[24..32] {
         return Err(SnapshotError::damaged("the header is damaged"));
     }
+    // Not before the digest says that it is none of damage: another program may be able to read it.
+    let compression = Compression::of_code(header[10])?;
     let index = read(index_at, index_bytes as usize)?;
     let content = xxh3_128(&index);
     if content.to_le_bytes() != footer[32..48] {
@@ -257,15 +276,9 @@ pub(crate) fn open(input: &mut dyn Input) -> Result<Opened, SnapshotError> {
     let mut entries = Vec::with_capacity(frame_count as usize);
     let (mut stored, mut raw) = (0u64, 0u64);
     for entry in index.chunks_exact(ENTRY_BYTES) {
-        let entry = FrameEntry::from_bytes(entry.try_into().expect("an entry"))?;
+        let entry = FrameEntry::from_bytes(entry.try_into().expect("an entry"), compression)?;
         stored += u64::from(entry.stored_bytes);
         raw += u64::from(entry.raw_bytes);
-        if entry.stored_bytes != entry.raw_bytes {
-            return Err(SnapshotError::damaged(format!(
-                "a frame of {} bytes says that {} are in it",
-                entry.stored_bytes, entry.raw_bytes
-            )));
-        }
         entries.push(entry);
     }
     if frames_begin + stored != index_at || raw != number(16) {
@@ -274,7 +287,7 @@ pub(crate) fn open(input: &mut dyn Input) -> Result<Opened, SnapshotError> {
         ));
     }
     let mut reader = Reader::of_bytes(&header[PRELUDE_BYTES..]);
-    let header = Header::load(&mut reader)?;
+    let header = Header::load(&mut reader, compression)?;
     // A newer minor version may add fields.
     if !reader.in_memory().is_empty() && prelude[9] == LAYOUT_MINOR {
         return Err(SnapshotError::damaged("the header is longer than it says"));
@@ -294,7 +307,13 @@ impl Opened {
         input: &mut dyn Input,
         threads: usize,
     ) -> Result<T, SnapshotError> {
-        let frames = Frames::new(input, self.frames_begin, self.entries.clone(), threads);
+        let frames = Frames::new(
+            input,
+            self.frames_begin,
+            self.entries.clone(),
+            threads,
+            self.header.compression,
+        );
         let mut reader = Reader::new(&frames);
         let value = T::load(&mut reader)?;
         reader.finish()?;

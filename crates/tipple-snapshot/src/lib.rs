@@ -31,7 +31,8 @@
 //!
 //! **The value.** Any type that is `Send + Sync`, and [`Dumpable`] to be in snapshots: derive it. For large maps take
 //! [`HashMap`] of this crate: its hasher says its seed, and loading such a map is several times as fast (see below).
-//! [`testing::assert_roundtrip`] is for the tests of your types.
+//! [`testing::assert_roundtrip`] is for the tests of your types. Types of crates that know nothing of this one are taken through
+//! serde: `Serde` (feature `serde`).
 //!
 //! **The updater.** A closure, or an [`Updater`]. It is told whether to begin with nothing ([`UpdateType::Full`]) or with what is
 //! there, and when the last update was, also if that was in another process; it answers [`Update::New`], [`Update::NoChange`]
@@ -66,6 +67,8 @@
 //! | is loaded | `Required` | is made while the start waits | fails with it, unless `first_update_fail_ok` |
 //! | is not there | any | a full one, while the start waits | fails with it, unless `first_update_fail_ok` |
 //!
+//! **Changing.** [`Cache::reconfigure`] switches snapshots and updates off and on, and changes intervals, while the service runs.
+//!
 //! **Ending.** [`Cache::shutdown`] writes what is new, within a deadline.
 //!
 //! **Watching.** [`Cache::stats`], or the feature `metrics`. Wake somebody when `newest_snapshot` gets old: it is how old the value
@@ -86,15 +89,19 @@
 //!   A file dated in the future is loaded only if there is no other, and then the next update is a full one.
 //! - A new type of the value (a field more) is recognized by itself. The snapshot of the build before it stays, so that a rollback
 //!   starts warm, too.
-//! - While a snapshot is written, a frame of 256 KiB is held; while one is loaded, the value and up to 8 MiB for each thread.
+//! - While a snapshot is written, a frame of 256 KiB is held (two, if it is compressed); while one is loaded, the value and up to
+//!   8 MiB for each thread. Both whatever the size of the value is.
+//! - A store for copies that is away holds up no write, and a start for 10 seconds at most.
 //!
 //! # Features
 //!
 //! | feature | gives |
 //! |---|---|
 //! | `tokio` (default) | asynchronous updaters |
+//! | `compression` | [`Compression::Lz4`]: smaller files, for slow disks and copies that go far |
 //! | `encryption` | snapshots sealed with AES-256-GCM: [`SnapshotOptions::encrypted`], [`Keys`] |
 //! | `metrics` | counters, gauges and histograms for the `metrics` facade |
+//! | `serde` | [`Serde`]: values of types that have only serde |
 //! | `store` | [`RemoteCopies`]: copies of snapshots in a folder or a bucket, for starts on an empty disk |
 //! | `uuid` | `Dumpable` for `uuid::Uuid` |
 //! | `userver` | the plain format of userver's cache dumps, to be read and written |
@@ -112,8 +119,10 @@
 // The derived code names this crate by its name, also in here.
 extern crate self as tipple_snapshot;
 
+mod any;
 mod base64;
 mod cache;
+mod compression;
 mod disk;
 mod dumpable;
 mod error;
@@ -148,6 +157,8 @@ pub mod userver;
 mod writer;
 mod writing;
 
+#[cfg(feature = "serde")]
+pub use any::Serde;
 pub use cache::{Cache, CacheBuilder, Listening, ValueGuard};
 pub use dumpable::{Dumpable, element_counts};
 pub use error::{ErrorKind, SnapshotError};
@@ -157,8 +168,8 @@ pub use keys::Keys;
 pub use keys::{KEY_BYTES, KEYS_MEMBER};
 pub use name::SnapshotName;
 pub use options::{
-    CacheOptions, FirstUpdateMode, FirstUpdateType, MaxAge, Reconfiguration, SnapshotOptions,
-    UpdateTypes,
+    CacheOptions, Compression, FirstUpdateMode, FirstUpdateType, MaxAge, Reconfiguration,
+    SnapshotOptions, UpdateTypes,
 };
 pub use reader::Reader;
 #[cfg(feature = "store")]

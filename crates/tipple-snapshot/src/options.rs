@@ -14,6 +14,17 @@ pub enum MaxAge {
     AtMost(Duration),
 }
 
+/// How the frames of a snapshot are compressed, each by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Compression {
+    /// Not at all: nothing is written and loaded faster.
+    #[default]
+    None,
+    /// LZ4 blocks: for slow disks, and copies that go far. Needs the feature `compression`, also to load them.
+    Lz4,
+}
+
 /// What becomes of the first update when a snapshot was loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FirstUpdateMode {
@@ -94,8 +105,10 @@ pub struct SnapshotOptions {
     /// The most bytes a second that are written. Default: no limit.
     pub write_bytes_per_second: Option<NonZeroU64>,
     /// Encode once more to see whether anything has changed at all, and only rename the snapshot if not. Of maps in hash order,
-    /// only unchanged ones are recognized for sure. Default: no.
+    /// only unchanged ones are recognized for sure; and only what is compressed as it was. Default: no.
     pub skip_same_content: bool,
+    /// How files that are written are compressed; of those that are read, each says it itself. Default: not at all.
+    pub compression: Compression,
     /// How many threads decode a snapshot, 1 to 64; each takes up to 8 MiB. Default: those of the machine, at most 4.
     pub decode_threads: usize,
     /// A snapshot whose name is further in the future than this is loaded only if there is no other, and does not count for
@@ -124,6 +137,7 @@ impl Default for SnapshotOptions {
             write_jitter: Duration::ZERO,
             write_bytes_per_second: None,
             skip_same_content: false,
+            compression: Compression::None,
             decode_threads: std::thread::available_parallelism().map_or(1, |n| n.get().min(4)),
             future_tolerance: Duration::from_secs(300),
             producer: String::new(),
@@ -164,6 +178,11 @@ impl SnapshotOptions {
                 "decode_threads is {}: give 1 to 64",
                 self.decode_threads
             ));
+        }
+        if self.compression != Compression::None && cfg!(not(feature = "compression")) {
+            return usage(
+                "compression is set, but this program was built without the feature `compression` of tipple-snapshot",
+            );
         }
         if self.encrypted && cfg!(not(feature = "encryption")) {
             return usage(
@@ -304,13 +323,55 @@ impl CacheOptions {
     }
 }
 
-/// What is changed while the service runs: the original's `USERVER_DUMPS`. What is `None` is as the options say.
+/// What is changed while the service runs: the original's `USERVER_DUMPS` and `USERVER_CACHES`. What is `None` is as the
+/// options say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reconfiguration {
-    /// Instead of `enable`.
+    /// Instead of [`SnapshotOptions::enable`].
     pub dumps_enabled: Option<bool>,
-    /// Instead of `min_interval`.
+    /// Instead of [`SnapshotOptions::min_interval`].
     pub min_dump_interval: Option<Duration>,
+    /// Instead of [`CacheOptions::update_interval`].
+    pub update_interval: Option<Duration>,
+    /// Instead of [`CacheOptions::update_jitter`].
+    pub update_jitter: Option<Duration>,
+    /// Instead of [`CacheOptions::full_update_interval`].
+    pub full_update_interval: Option<Duration>,
+    /// Instead of [`CacheOptions::full_update_jitter`].
+    pub full_update_jitter: Option<Duration>,
+    /// Instead of [`CacheOptions::exception_interval`].
+    pub exception_interval: Option<Duration>,
+    /// Instead of [`CacheOptions::updates_enabled`].
+    pub updates_enabled: Option<bool>,
+    /// Instead of [`CacheOptions::alert_on_failing_to_update_times`].
+    pub alert_on_failing_to_update_times: Option<u64>,
+}
+
+impl Reconfiguration {
+    pub(crate) fn is_about_snapshots(&self) -> bool {
+        self.dumps_enabled.is_some() || self.min_dump_interval.is_some()
+    }
+
+    /// The options as they are then.
+    pub(crate) fn of_updates(&self, options: &CacheOptions) -> Result<CacheOptions, SnapshotError> {
+        let own = options.clone();
+        let options = CacheOptions {
+            update_interval: self.update_interval.unwrap_or(own.update_interval),
+            update_jitter: self.update_jitter.or(own.update_jitter),
+            full_update_interval: self.full_update_interval.or(own.full_update_interval),
+            full_update_jitter: self.full_update_jitter.or(own.full_update_jitter),
+            exception_interval: self.exception_interval.or(own.exception_interval),
+            // Which updates there are does not change.
+            update_types: Some(own.types()),
+            updates_enabled: self.updates_enabled.unwrap_or(own.updates_enabled),
+            alert_on_failing_to_update_times: self
+                .alert_on_failing_to_update_times
+                .unwrap_or(own.alert_on_failing_to_update_times),
+            ..own
+        };
+        options.validate()?;
+        Ok(options)
+    }
 }
 
 fn usage<T>(message: impl Into<String>) -> Result<T, SnapshotError> {

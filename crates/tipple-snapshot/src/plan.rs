@@ -16,6 +16,8 @@ pub(crate) struct Plan {
     wants_full: bool,
     /// When the next full update is due, with `FullAndIncremental`.
     full_due: Duration,
+    /// The interval that is in it.
+    full_interval: Duration,
 }
 
 impl Plan {
@@ -26,6 +28,7 @@ impl Plan {
             has_value: false,
             wants_full: false,
             full_due: Duration::ZERO,
+            full_interval: Duration::ZERO,
         }
     }
 
@@ -45,6 +48,18 @@ impl Plan {
         });
         if let (Some(age), Some(interval)) = (full_age, self.full_interval()) {
             self.full_due = (now + interval).saturating_sub(age);
+            self.full_interval = interval;
+        }
+    }
+
+    /// Other intervals, from the last updates on.
+    pub(crate) fn reconfigured(&mut self, options: CacheOptions) {
+        let has_changed = options.full_update_interval != self.options.full_update_interval
+            || options.full_update_jitter != self.options.full_update_jitter;
+        self.options = options;
+        if let Some(interval) = self.full_interval().filter(|_| has_changed) {
+            self.full_due = (self.full_due + interval).saturating_sub(self.full_interval);
+            self.full_interval = interval;
         }
     }
 
@@ -101,6 +116,7 @@ impl Plan {
             self.wants_full = false;
             if let Some(interval) = self.full_interval() {
                 self.full_due = now + interval;
+                self.full_interval = interval;
             }
         }
     }
@@ -182,6 +198,22 @@ mod tests {
         assert_eq!(plan.next(s(6)), Incremental);
         plan.succeeded(Incremental, s(6));
         assert_eq!(plan.next(s(6)), Full);
+    }
+
+    #[test]
+    fn other_intervals_count_from_the_last_full_one() {
+        let every = |full| CacheOptions {
+            full_update_interval: Some(s(full)),
+            ..both()
+        };
+        let mut plan = Plan::new(both());
+        plan.succeeded(Full, s(50));
+        plan.reconfigured(every(30));
+        assert_eq!((plan.next(s(79)), plan.next(s(80))), (Incremental, Full));
+        plan.reconfigured(every(300));
+        assert_eq!((plan.next(s(349)), plan.next(s(350))), (Incremental, Full));
+        plan.reconfigured(both());
+        assert_eq!((plan.next(s(149)), plan.next(s(150))), (Incremental, Full));
     }
 
     #[test]

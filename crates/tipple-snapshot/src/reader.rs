@@ -13,11 +13,13 @@ const BATCH_BYTES: usize = 512 << 10;
 /// Messages that wait for each thread: with the one that is made and the one that is used, 2 MiB.
 const BATCHES_WAITING: usize = 2;
 
-/// Gives the bytes of a value: those of frames whose digests held. Holds one frame.
+/// Gives the bytes of a value: those of frames whose digests held. Holds one frame, and what it was decompressed from.
 ///
 /// No function of it panics about what it reads, and none allocates what a length says.
 pub struct Reader<'a> {
     frame: Vec<u8>,
+    /// What a compressed frame was made of.
+    stored: Vec<u8>,
     at: usize,
     frames: Option<&'a Frames<'a>>,
     /// The frame after this one, and the one that is not its own any more.
@@ -38,6 +40,7 @@ impl<'a> Reader<'a> {
     fn part(frames: &'a Frames<'a>, next: usize, end: usize, in_section: bool) -> Self {
         Self {
             frame: Vec::with_capacity(FRAME_BYTES_MAX),
+            stored: Vec::new(),
             at: 0,
             later_bytes: frames.entries()[next..end]
                 .iter()
@@ -55,6 +58,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn of_bytes(bytes: &[u8]) -> Reader<'static> {
         Reader {
             frame: bytes.to_vec(),
+            stored: Vec::new(),
             at: 0,
             frames: None,
             next: 0,
@@ -84,7 +88,7 @@ impl<'a> Reader<'a> {
         };
         self.at = 0;
         self.frame.clear();
-        frames.fetch(self.next, &mut self.frame)?;
+        frames.fetch(self.next, &mut self.frame, &mut self.stored)?;
         self.later_bytes -= u64::from(frames.entries()[self.next].raw_bytes);
         self.next += 1;
         Ok(())
@@ -304,15 +308,44 @@ impl<'a> Reader<'a> {
         &mut self,
         inside: impl FnOnce(&mut Self) -> Result<T, SnapshotError>,
     ) -> Result<T, SnapshotError> {
+        self.enter()?;
+        let value = inside(self)?;
+        self.leave();
+        Ok(value)
+    }
+
+    /// Begins what `leave` ends, where no function is around it.
+    #[inline]
+    pub(crate) fn enter(&mut self) -> Result<(), SnapshotError> {
         self.depth += 1;
         if self.depth > DEPTH_MAX {
             return Err(SnapshotError::damaged(format!(
                 "the value is nested deeper than {DEPTH_MAX}, which no writer does"
             )));
         }
-        let value = inside(self)?;
+        Ok(())
+    }
+
+    #[inline]
+    pub(crate) fn leave(&mut self) {
         self.depth -= 1;
-        Ok(value)
+    }
+
+    /// The next byte, which stays the next one.
+    #[inline]
+    pub(crate) fn peek(&mut self) -> Result<u8, SnapshotError> {
+        if self.at == self.frame.len() {
+            self.next_frame()?;
+        }
+        Ok(self.frame[self.at])
+    }
+
+    /// The next `len` bytes, if all of them are in the frame.
+    #[cfg(feature = "serde")]
+    pub(crate) fn in_frame(&mut self, len: usize) -> Option<&[u8]> {
+        let bytes = self.frame.get(self.at..self.at.checked_add(len)?)?;
+        self.at += len;
+        Some(bytes)
     }
 
     /// The elements of a collection, in order. Many of them are decoded by several threads; `each` is called on this one.

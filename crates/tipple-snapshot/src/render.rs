@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::io::Write;
 
+use crate::any::{self, tag};
 use crate::base64::to_base64;
 use crate::moment::Moment;
 use crate::schema::Shape;
@@ -56,6 +57,90 @@ impl<'a> Renderer<'a> {
         self.plain(of, from, out)?;
         self.depth.set(depth);
         Ok(())
+    }
+
+    /// The next value, which says itself what it is.
+    pub(crate) fn any(
+        &self,
+        from: &mut Reader<'_>,
+        out: &mut dyn Write,
+    ) -> Result<(), SnapshotError> {
+        let mut texts: Vec<Vec<u8>> = Vec::new();
+        let is_map = from.peek()? == tag::MAP;
+        let mut comma = if is_map { "{" } else { "[" };
+        let is_collection = any::elements(from, |from, is_map| {
+            let mut text = Vec::new();
+            let to: &mut dyn Write = match is_map && self.sorted {
+                true => &mut text,
+                false => {
+                    out.write_all(comma.as_bytes()).map_err(writing)?;
+                    &mut *out
+                }
+            };
+            comma = ",";
+            if is_map {
+                self.any_key(from, to)?;
+                to.write_all(b":").map_err(writing)?;
+            }
+            self.any(from, to)?;
+            if is_map && self.sorted {
+                texts.push(text);
+            }
+            Ok(())
+        })?;
+        if !is_collection {
+            return self.any_plain(from, out);
+        }
+        texts.sort_unstable();
+        let is_empty = comma != ",";
+        if is_empty || !texts.is_empty() {
+            out.write_all(if is_map { b"{" } else { b"[" })
+                .map_err(writing)?;
+            out.write_all(&texts.join(&b',')).map_err(writing)?;
+        }
+        out.write_all(if is_map { b"}" } else { b"]" })
+            .map_err(writing)
+    }
+
+    /// JSON has texts only as keys.
+    fn any_key(&self, from: &mut Reader<'_>, out: &mut dyn Write) -> Result<(), SnapshotError> {
+        let mut key = Vec::new();
+        self.any(from, &mut key)?;
+        match key.first() {
+            Some(b'"') => out.write_all(&key),
+            _ => out.write_all(quoted(&String::from_utf8_lossy(&key)).as_bytes()),
+        }
+        .map_err(writing)
+    }
+
+    fn any_plain(&self, from: &mut Reader<'_>, out: &mut dyn Write) -> Result<(), SnapshotError> {
+        let text = |bytes: Vec<u8>| match String::from_utf8(bytes) {
+            Ok(text) => Ok(quoted(&text)),
+            Err(_) => Err(SnapshotError::damaged("a text is no UTF-8")),
+        };
+        let put = match from.byte()? {
+            number @ ..tag::TEXT_SHORT => number.to_string(),
+            short @ tag::TEXT_SHORT..tag::NONE => {
+                text(from.take(usize::from(short - tag::TEXT_SHORT))?)?
+            }
+            tag::NONE | tag::UNIT => "null".to_owned(),
+            tag::FALSE => "false".to_owned(),
+            tag::TRUE => "true".to_owned(),
+            tag::UNSIGNED => from.unsigned()?.to_string(),
+            tag::NEGATIVE => (!i128::from(from.unsigned()?)).to_string(),
+            tag::UNSIGNED_128 => from.unsigned_128()?.to_string(),
+            tag::NEGATIVE_128 => (!(from.unsigned_128()? as i128)).to_string(),
+            tag::F32 => float(f32::from_le_bytes(from.array()?)),
+            tag::F64 => float(f64::from_le_bytes(from.array()?)),
+            tag::TEXT => quoted(&from.text()?),
+            tag::BYTES => {
+                let count = from.count(1)?;
+                format!("{{\"base64\":\"{}\"}}", to_base64(&from.take(count)?))
+            }
+            tag::SOME => return from.nested(|from| self.any(from, out)),
+            other => return Err(any::no_value(other)),
+        };
+        out.write_all(put.as_bytes()).map_err(writing)
     }
 
     fn plain(
@@ -157,6 +242,7 @@ impl<'a> Renderer<'a> {
                 }
                 out.write_all(b"]").map_err(writing)
             }
+            Shape::Any => self.any(from, out),
             Shape::Tuple(of) => self.list(of.iter(), from, out),
             Shape::Struct { fields, .. } => self.fields(fields, from, out),
             Shape::Enum { name, variants } => {
@@ -191,6 +277,23 @@ impl<'a> Renderer<'a> {
         self.value(key, from, out)?;
         out.write_all(b",\"value\":").map_err(writing)?;
         self.value(value, from, out)?;
+        out.write_all(b"}").map_err(writing)
+    }
+
+    /// An element of a list as it is; an entry of a map as above.
+    pub(crate) fn any_element(
+        &self,
+        is_map: bool,
+        from: &mut Reader<'_>,
+        out: &mut dyn Write,
+    ) -> Result<(), SnapshotError> {
+        if !is_map {
+            return self.any(from, out);
+        }
+        out.write_all(b"{\"key\":").map_err(writing)?;
+        self.any(from, out)?;
+        out.write_all(b",\"value\":").map_err(writing)?;
+        self.any(from, out)?;
         out.write_all(b"}").map_err(writing)
     }
 

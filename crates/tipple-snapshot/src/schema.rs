@@ -59,6 +59,8 @@ pub(crate) enum Shape {
         name: String,
         variants: Vec<(String, Vec<(String, TypeNumber)>)>,
     },
+    /// Each value says itself what it is.
+    Any,
 }
 
 /// Collects the types of a value: each once, so that a type may contain itself.
@@ -277,6 +279,7 @@ impl Schema {
                     }
                     Shape::Enum { name, variants }
                 }
+                23 => Shape::Any,
                 other => {
                     return Err(SnapshotError::damaged(format!(
                         "the schema has a type of the unknown kind {other}"
@@ -316,6 +319,7 @@ impl Schema {
             Shape::Ipv6 => f.write_str("ipv6"),
             Shape::Time => f.write_str("time"),
             Shape::Span => f.write_str("duration"),
+            Shape::Any => f.write_str("any"),
             Shape::Option(of) => {
                 f.write_str("option<")?;
                 self.write(f, *of, depth + 1)?;
@@ -454,6 +458,7 @@ impl Shape {
             Shape::Tuple(_) => 20,
             Shape::Struct { .. } => 21,
             Shape::Enum { .. } => 22,
+            Shape::Any => 23,
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::any;
 use crate::folder::{input_of, is_sealed};
 use crate::frames::{Frames, Input};
 use crate::layout::{self, Opened};
@@ -15,7 +16,9 @@ use crate::listing::{CORRUPT, Found, Health, Listing, to_remove};
 use crate::moment::Moment;
 use crate::render::{Renderer, begin};
 use crate::schema::Shape;
-use crate::{ErrorKind, Keys, Reader, SnapshotError, SnapshotName, SnapshotOptions, TypeNumber};
+use crate::{
+    Compression, ErrorKind, Keys, Reader, SnapshotError, SnapshotName, SnapshotOptions, TypeNumber,
+};
 
 /// A snapshot that is looked at.
 pub struct SnapshotFile {
@@ -36,6 +39,8 @@ pub struct Inspection {
     pub format_version: u64,
     /// Whether it is sealed.
     pub is_sealed: bool,
+    /// How its frames are compressed.
+    pub compression: Compression,
     /// The length of the file.
     pub stored_bytes: u64,
     /// The length of the encoded value.
@@ -129,6 +134,7 @@ impl SnapshotFile {
             cache: header.cache.clone(),
             format_version: header.format_version,
             is_sealed: self.is_sealed,
+            compression: header.compression,
             stored_bytes: self.stored_bytes,
             raw_bytes: self
                 .opened
@@ -172,6 +178,7 @@ impl SnapshotFile {
             opened.frames_begin,
             opened.entries.clone(),
             1,
+            opened.header.compression,
         );
         let mut reader = Reader::new(&frames);
         let renderer = Renderer::new(&opened.header.schema, reader.bytes_left(), sorted);
@@ -236,6 +243,17 @@ impl SnapshotFile {
                         renderer.value(*of, from, &mut line)?;
                         tell(&mut line)
                     })
+                }
+                Shape::Any => {
+                    let are_lines = any::elements(reader, |from, is_map| {
+                        renderer.any_element(is_map, from, &mut line)?;
+                        tell(&mut line)
+                    })?;
+                    if are_lines {
+                        return Ok(());
+                    }
+                    renderer.any(reader, &mut line)?;
+                    tell(&mut line)
                 }
                 _ => {
                     renderer.value(root, reader, &mut line)?;
@@ -302,6 +320,27 @@ fn collection(
                 number += 1;
                 each(&name, xxh3_128(&text(*of, from)?))
             })
+        }
+        Shape::Any => {
+            let mut number = 0u64;
+            let are_elements = any::elements(reader, |from, is_map| {
+                let text = |from: &mut Reader<'_>| {
+                    let mut text = Vec::new();
+                    renderer.any(from, &mut text)?;
+                    Ok::<_, SnapshotError>(text)
+                };
+                let name = match is_map {
+                    true => named(text(from)?),
+                    false => named(format!("[{number}]").into_bytes()),
+                };
+                number += 1;
+                each(&name, xxh3_128(&text(from)?))
+            })?;
+            if are_elements {
+                return Ok(());
+            }
+            let digest = xxh3_128(&text(of, reader)?);
+            each(place.trim_end(), digest)
         }
         _ => {
             let digest = xxh3_128(&text(of, reader)?);

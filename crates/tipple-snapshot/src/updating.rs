@@ -135,8 +135,13 @@ impl<T: Send + Sync + 'static, U: Updater<T>> Updating<T, U> {
                 (false, true) => from.checked_add(period),
                 (false, false) => None,
             };
-            let Some(wanted) = self.wait(due) else {
-                return;
+            let wanted = match self.wait(due) {
+                Wake::Update(wanted) => wanted,
+                Wake::Reconfigured => {
+                    period = self.plan.period(self.failed_in_a_row > 0);
+                    continue;
+                }
+                Wake::End => return,
             };
             let begin = Instant::now();
             let kind = self.plan.next(self.begin.elapsed());
@@ -151,13 +156,18 @@ impl<T: Send + Sync + 'static, U: Updater<T>> Updating<T, U> {
         }
     }
 
-    /// Until `due`, or until somebody asks for an update; `None` is the end.
-    fn wait(&mut self, due: Option<Instant>) -> Option<u64> {
+    /// Until `due`, or until somebody asks for something.
+    fn wait(&mut self, due: Option<Instant>) -> Wake {
         let shared = self.shared.clone();
         let mut control = shared.control();
         loop {
             if control.stop {
-                return None;
+                return Wake::End;
+            }
+            if let Some(options) = control.reconfigured.take() {
+                self.plan.reconfigured(options.clone());
+                self.options = options;
+                return Wake::Reconfigured;
             }
             if std::mem::take(&mut control.cleared) {
                 self.modified = None;
@@ -166,17 +176,21 @@ impl<T: Send + Sync + 'static, U: Updater<T>> Updating<T, U> {
             }
             if let Some(kind) = control.invalidated.take() {
                 self.plan.invalidate(kind);
-                return Some(control.wanted);
+                return Wake::Update(control.wanted);
             }
             let now = Instant::now();
             if due.is_some_and(|due| due <= now) {
-                return Some(control.wanted);
+                return Wake::Update(control.wanted);
             }
             // Dropping a large value takes long: nobody should wait for it, neither a reader nor who holds the lock.
             drop(control);
             self.retired.retain(|value| Arc::strong_count(value) > 1);
             control = shared.control();
-            if control.stop || control.cleared || control.invalidated.is_some() {
+            if control.stop
+                || control.cleared
+                || control.invalidated.is_some()
+                || control.reconfigured.is_some()
+            {
                 continue;
             }
             let look = (!self.retired.is_empty())
@@ -200,17 +214,8 @@ impl<T: Send + Sync + 'static, U: Updater<T>> Updating<T, U> {
         }
     }
 
-    /// When an update begins: never before the one before it, as far as a clock that was put right allows.
-    fn now(&self) -> Moment {
-        let now = Moment::now();
-        match self.last_update {
-            Some(last) if last > now && last <= now.after(CLOCK_TOLERANCE) => last,
-            _ => now,
-        }
-    }
-
     fn update(&mut self, kind: UpdateType) -> Result<(), SnapshotError> {
-        let (now, begin) = (self.now(), Instant::now());
+        let (now, begin) = (not_before(self.last_update, Moment::now()), Instant::now());
         self.shared.counts.tell(Event::Updating(kind));
         match self.try_update(kind, now) {
             Ok(is_new) => {
@@ -331,6 +336,23 @@ impl<T: Send + Sync + 'static, U: Updater<T>> Updating<T, U> {
     }
 }
 
+/// When an update begins: never before the one before it, as far as a clock that was put right allows.
+fn not_before(last: Option<Moment>, now: Moment) -> Moment {
+    match last {
+        Some(last) if last > now && last <= now.after(CLOCK_TOLERANCE) => last,
+        _ => now,
+    }
+}
+
+/// What ends a wait.
+enum Wake {
+    /// An update, which those wait for who asked until this number.
+    Update(u64),
+    /// The intervals may be others.
+    Reconfigured,
+    End,
+}
+
 fn failed_update(error: BoxError) -> SnapshotError {
     SnapshotError::new(ErrorKind::Update, "the update failed").because(error)
 }
@@ -345,5 +367,21 @@ impl<T> UpdateRequest<T> {
             now: Moment::now().time(),
             current,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_goes_back_a_little_is_not_believed() {
+        let at = |seconds: i64| Moment(seconds * 1_000_000);
+        assert_eq!(not_before(None, at(5)), at(5));
+        assert_eq!(not_before(Some(at(3)), at(5)), at(5));
+        assert_eq!(not_before(Some(at(7)), at(5)), at(7));
+        assert_eq!(not_before(Some(at(305)), at(5)), at(305));
+        // It was wrong before.
+        assert_eq!(not_before(Some(at(306)), at(5)), at(5));
     }
 }

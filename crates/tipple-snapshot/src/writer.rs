@@ -201,6 +201,15 @@ impl<'a> Writer<'a> {
         &mut self,
         inside: impl FnOnce(&mut Self) -> Result<(), SnapshotError>,
     ) -> Result<(), SnapshotError> {
+        self.enter()?;
+        inside(self)?;
+        self.leave();
+        Ok(())
+    }
+
+    /// Begins what `leave` ends, where no function is around it.
+    #[inline]
+    pub(crate) fn enter(&mut self) -> Result<(), SnapshotError> {
         self.depth += 1;
         if self.depth > DEPTH_MAX {
             return Err(SnapshotError::new(
@@ -210,9 +219,12 @@ impl<'a> Writer<'a> {
                 ),
             ));
         }
-        inside(self)?;
-        self.depth -= 1;
         Ok(())
+    }
+
+    #[inline]
+    pub(crate) fn leave(&mut self) {
+        self.depth -= 1;
     }
 
     /// Ends the frame, if anything is in it.

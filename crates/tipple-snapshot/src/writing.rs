@@ -357,7 +357,8 @@ impl<T: Dumpable + Sync> Writing<T> {
             && self.options().skip_same_content
             && let Some(dumped) = &dumped
         {
-            is_same = crate::layout::content(&*value.value)? == dumped.content;
+            let content = crate::layout::content(&*value.value, self.options().compression)?;
+            is_same = content == dumped.content;
         }
         if let Some(dumped) = dumped.filter(|_| is_same) {
             let name = SnapshotName::new(value.times.updated, dumped.name.format_version);

@@ -1,7 +1,9 @@
 //! The crate from outside.
 
+mod any;
 mod caches;
 mod children;
+mod compressed;
 mod damage;
 mod dependencies;
 mod example;
@@ -9,9 +11,11 @@ mod folders;
 mod frozen;
 mod memory;
 mod metrics;
+mod reconfigured;
 mod remote;
 mod runtime;
 mod sealed;
+
 mod stress;
 mod support;
 mod userver;

@@ -121,6 +121,7 @@ fn inspect(args: &LookArgs, output: &Arc<Output>) -> Result<u8, CliError> {
                         counted(seen.frames, "frame")
                     ),
                 )
+                .row("compression", seen.compression.name())
                 .row("sealed", if seen.is_sealed { "yes" } else { "no" })
                 .row("written", time_text(seen.written))
                 .row("current at", time_text(seen.updated))
@@ -139,7 +140,7 @@ fn inspect(args: &LookArgs, output: &Arc<Output>) -> Result<u8, CliError> {
         Ok(json!({
             "path": path.display().to_string(), "cache": seen.cache, "type": seen.schema,
             "format_version": seen.format_version, "elements": seen.elements, "stored_bytes": seen.stored_bytes,
-            "raw_bytes": seen.raw_bytes, "frames": seen.frames, "sealed": seen.is_sealed,
+            "raw_bytes": seen.raw_bytes, "frames": seen.frames, "sealed": seen.is_sealed, "compression": seen.compression.name(),
             "written": time_text(seen.written), "updated": time_text(seen.updated),
             "modified": time_text(seen.modified), "full": full, "producer": seen.producer,
             "fingerprint": format!("{:016x}", seen.fingerprint), "content": format!("{:032x}", seen.content),

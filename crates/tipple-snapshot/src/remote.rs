@@ -1,9 +1,11 @@
 //! Copies of snapshots in a store, so that a service that starts on an empty disk is warm, too.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,6 +28,7 @@ pub struct RemoteCopies {
     store: Arc<dyn Store>,
     interval: Duration,
     count: u64,
+    patience: Duration,
 }
 
 impl RemoteCopies {
@@ -35,7 +38,15 @@ impl RemoteCopies {
             store,
             interval: Duration::from_secs(300),
             count: 3,
+            patience: Duration::from_secs(10),
         }
+    }
+
+    /// How long a start waits for a store that gives nothing, before it goes on with what the disk has. Default: 10 s. While
+    /// bytes of a copy come, it waits for all of them.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// At most one copy in so long, by whichever process; at least a second.
@@ -87,8 +98,9 @@ impl RemoteCopies {
         Ok((listing, turns))
     }
 
-    /// Brings the newest copy into the folder, if there is nothing newer. `true` if it did.
-    pub(crate) fn fetch(&self, folder: &SnapshotFolder) -> Result<bool, SnapshotError> {
+    /// Brings the newest copy into the folder, if there is nothing newer. `true` if it did. `fetching` is told of its progress,
+    /// and ends it.
+    fn fetch(&self, folder: &SnapshotFolder, fetching: &Fetching) -> Result<bool, SnapshotError> {
         let (cache, options) = (folder.cache(), folder.options());
         let newest = |listing: &Listing| {
             listing
@@ -99,6 +111,7 @@ impl RemoteCopies {
         let Some(copy) = newest(&self.list(cache)?.0) else {
             return Ok(false);
         };
+        fetching.goes_on(1)?;
         let local = newest(&Listing::of(folder.path())?);
         if local.is_some_and(|local| local.name.updated >= copy.name.updated) {
             return Ok(false);
@@ -109,8 +122,20 @@ impl RemoteCopies {
             .open(&object)
             .map_err(failed("cannot open the newest copy"))?;
         folder.adopt(&copy.name, &mut |to| {
-            let copied = io::copy(&mut from, to)
-                .map_err(|error| SnapshotError::io("cannot fetch the newest copy", error))?;
+            let failed = |error| SnapshotError::io("cannot fetch the newest copy", error);
+            let (mut copied, mut piece) = (0, vec![0; PIECE_BYTES]);
+            loop {
+                let len = match from.read(&mut piece) {
+                    Ok(0) => break,
+                    Ok(len) => len,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) => return Err(failed(error)),
+                };
+                fetching.goes_on(len as u64)?;
+                to.write_all(&piece[..len]).map_err(failed)?;
+                copied += len as u64;
+            }
+            fetching.goes_on(0)?;
             match copied == copy.bytes {
                 true => Ok(()),
                 false => Err(SnapshotError::new(
@@ -186,6 +211,29 @@ impl RemoteCopies {
                 .map_err(failed("cannot remove an old copy"))?;
         }
         Ok(())
+    }
+}
+
+/// What is read of a copy at a time.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// How far a fetch has come, and whether anybody still waits for it.
+#[derive(Default)]
+struct Fetching {
+    progress: AtomicU64,
+    is_given_up: AtomicBool,
+}
+
+impl Fetching {
+    fn goes_on(&self, by: u64) -> Result<(), SnapshotError> {
+        self.progress.fetch_add(by, Ordering::Relaxed);
+        match self.is_given_up.load(Ordering::Relaxed) {
+            true => Err(SnapshotError::new(
+                ErrorKind::Cancelled,
+                "the start did not wait for the copy any longer",
+            )),
+            false => Ok(()),
+        }
     }
 }
 
@@ -275,9 +323,49 @@ impl Copying {
 
     /// Brings what is newer than what the disk has. A failure is counted, and costs no more than a start that is less warm.
     pub(crate) fn fetch(&self) {
-        if let Err(error) = self.copies.fetch(&self.folder) {
+        if let Err(error) = self.fetch_patiently() {
             tracing::error!(%error, "error while fetching a copy");
             self.counts.tell(Event::LoadFailed(error.kind()));
+        }
+    }
+
+    /// A store that is away may take minutes to say so: that is nothing to wait for.
+    fn fetch_patiently(&self) -> Result<(), SnapshotError> {
+        let fetching = Arc::new(Fetching::default());
+        let (to, from) = sync_channel(1);
+        let (copies, folder, own) = (self.copies.clone(), self.folder.clone(), fetching.clone());
+        thread::Builder::new()
+            .name(format!("fetch-{}", self.folder.cache()))
+            .spawn(move || {
+                // It may be waited for no longer.
+                let _ = to.send(copies.fetch(&folder, &own));
+            })
+            .map_err(|error| SnapshotError::io("cannot start a thread", error))?;
+        let mut seen = 0;
+        loop {
+            match from.recv_timeout(self.copies.patience) {
+                Ok(fetched) => return fetched.map(drop),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(SnapshotError::new(
+                        ErrorKind::Panic,
+                        "the thread that fetches a copy has panicked",
+                    ));
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    let now = fetching.progress.load(Ordering::Relaxed);
+                    if std::mem::replace(&mut seen, now) != now {
+                        continue;
+                    }
+                    fetching.is_given_up.store(true, Ordering::Relaxed);
+                    return Err(SnapshotError::new(
+                        ErrorKind::Io,
+                        format!(
+                            "the store gave nothing for {:?}: going on with what the disk has",
+                            self.copies.patience
+                        ),
+                    ));
+                }
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use libfuzzer_sys::fuzz_target;
 use tipple_snapshot::testing::{from_bytes, to_bytes};
-use tipple_snapshot::{Dumpable, SnapshotName, userver};
+use tipple_snapshot::{Dumpable, Serde, SnapshotName, userver};
 
 #[derive(Dumpable)]
 enum Shape {
@@ -23,6 +23,8 @@ fuzz_target!(|bytes: &[u8]| {
     check::<Shape>(bytes);
     check::<Vec<(String, Option<i32>)>>(bytes);
     check::<(tipple_snapshot::HashMap<u64, Vec<u8>>, BTreeSet<u8>)>(bytes);
+    let _ = from_bytes::<Serde<serde_json::Value>>(bytes);
+    let _ = from_bytes::<Vec<Serde<(i64, Option<Result<Vec<u8>, String>>)>>>(bytes);
     let _ = userver::from_bytes::<BTreeMap<String, Vec<Option<i32>>>>(bytes);
     let _ = userver::from_bytes::<Vec<(SystemTime, bool, f32)>>(bytes);
     if let Ok(text) = std::str::from_utf8(bytes) {

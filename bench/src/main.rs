@@ -40,7 +40,7 @@ fn main() {
             let number = |n: usize| args[n].parse().expect("a number");
             raw::load(&args[1], number(2) as usize, number(3), number(4));
         }
-        Some("snapshot-memory") => snapshot::memory(&args[1], &args[2], &args[3]),
+        Some("snapshot-memory") => snapshot::memory(&args[1], &args[2], &args[3], &args[4]),
         #[cfg(feature = "record")]
         Some("record-one") => record::one(&args[1..]),
         #[cfg(feature = "record")]

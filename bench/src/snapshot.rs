@@ -11,8 +11,8 @@ use std::time::{Duration, Instant, SystemTime};
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use tipple_snapshot::{
-    Cache, CacheOptions, Dumpable, Keys, SnapshotFolder, SnapshotOptions, Update, UpdateRequest,
-    ValueTimes,
+    Cache, CacheOptions, Compression, Dumpable, Keys, SnapshotFolder, SnapshotOptions, Update,
+    UpdateRequest, ValueTimes,
 };
 
 use crate::Plan;
@@ -35,9 +35,11 @@ struct Article {
 type Plain = std::collections::HashMap<String, Article>;
 type Seeded = tipple_snapshot::HashMap<String, Article>;
 
-fn articles<S: BuildHasher + Default>() -> std::collections::HashMap<String, Article, S> {
+fn articles<S: BuildHasher + Default>(
+    entries: u64,
+) -> std::collections::HashMap<String, Article, S> {
     let mixed = |n: u64| n.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    (0..ENTRIES)
+    (0..entries)
         .map(|n| {
             let article = Article {
                 id: n,
@@ -59,6 +61,10 @@ fn folder(dir: &Path, name: &str, encrypted: bool, decode_threads: usize) -> Sna
     let options = SnapshotOptions {
         encrypted,
         decode_threads,
+        compression: match name {
+            "lz4" => Compression::Lz4,
+            _ => Compression::None,
+        },
         ..SnapshotOptions::default()
     };
     let keys = Keys::from_callback(|_| Ok(vec![[7; 32]]));
@@ -129,8 +135,8 @@ pub fn run(plan: &Plan) {
     let dir = plan.fresh("snapshot");
     let dir = Path::new(&dir);
     std::fs::create_dir_all(dir).expect("a folder");
-    let plain: Plain = articles::<RandomState>();
-    let seeded: Seeded = articles();
+    let plain: Plain = articles::<RandomState>(ENTRIES);
+    let seeded: Seeded = articles(ENTRIES);
     let threads = SnapshotOptions::default().decode_threads;
     let by_hand = dir.join("by-hand");
 
@@ -139,6 +145,7 @@ pub fn run(plan: &Plan) {
         Row::new("tipple, std's HashMap"),
         Row::new("tipple"),
         Row::new("tipple, sealed"),
+        Row::new("tipple, lz4"),
     ];
     let mut loads = [
         Row::new("postcard, plain file"),
@@ -146,6 +153,7 @@ pub fn run(plan: &Plan) {
         Row::new("tipple, one thread"),
         Row::new("tipple"),
         Row::new("tipple, sealed"),
+        Row::new("tipple, lz4"),
     ];
     for _ in 0..plan.rounds {
         let times = ValueTimes::at(SystemTime::now());
@@ -163,6 +171,7 @@ pub fn run(plan: &Plan) {
         };
         one(2, "own", false);
         one(3, "sealed", true);
+        one(4, "lz4", false);
 
         let (map, took) = timed(|| load_by_hand(&by_hand));
         loads[0].took.push(took);
@@ -181,6 +190,7 @@ pub fn run(plan: &Plan) {
         one(2, "own", false, 1);
         one(3, "own", false, threads);
         one(4, "sealed", true, threads);
+        one(5, "lz4", false, threads);
     }
     loads[0].bytes = writes[0].bytes;
     loads[1].bytes = writes[1].bytes;
@@ -197,16 +207,28 @@ pub fn run(plan: &Plan) {
         loads[4].wall() / loads[3].wall()
     );
 
-    println!("\npeak memory over the value        MiB");
+    println!("\npeak memory over the value           1 M    10 M entries, MiB");
     let own = std::env::current_exe().expect("a path");
     let dir_text = dir.to_str().expect("a path in UTF-8");
-    for threads in ["1", "2"] {
-        for what in ["write", "load"] {
-            let figures = measure(&own, &["snapshot-memory", what, dir_text, threads]);
-            let report = figures.report();
-            let over = report["over"].as_f64().expect("a number");
-            println!("  {:<30}{over:>6.1}", format!("{what}, {threads} decoding"));
-        }
+    for (what, threads) in [("write", "1"), ("load", "1"), ("load", "2"), ("load", "4")] {
+        let over = [ENTRIES, 10 * ENTRIES].map(|entries| {
+            let entries = entries.to_string();
+            if what == "load" {
+                // What it loads: of this size.
+                measure(
+                    &own,
+                    &["snapshot-memory", "write", dir_text, threads, &entries],
+                );
+            }
+            let args = ["snapshot-memory", what, dir_text, threads, &entries];
+            let report = measure(&own, &args).report().clone();
+            report["over"].as_f64().expect("a number")
+        });
+        let name = match what {
+            "write" => what.to_owned(),
+            _ => format!("{what}, {threads} threads"),
+        };
+        println!("  {name:<30}{:>8.1}{:>8.1}", over[0], over[1]);
     }
     reads(plan.rounds);
     crate::remove(dir);
@@ -239,12 +261,13 @@ fn reads(rounds: usize) {
 }
 
 /// In a process of its own: how much more it held while it worked than the value takes.
-pub fn memory(what: &str, dir: &str, threads: &str) {
+pub fn memory(what: &str, dir: &str, threads: &str, entries: &str) {
     let threads = threads.parse().expect("a number");
+    let entries = entries.parse().expect("a number");
     let folder = folder(Path::new(dir), "memory", false, threads);
     let (value, over) = match what {
         "write" => {
-            let value: Seeded = articles();
+            let value: Seeded = articles(entries);
             let before = resident_now();
             forget_peak();
             folder
@@ -258,6 +281,11 @@ pub fn memory(what: &str, dir: &str, threads: &str) {
             let loaded = folder.load::<Seeded>().loaded.expect("it is there");
             let peak = resident_peak();
             let value = loaded.value;
+            // Some keys are there twice.
+            assert!(
+                value.len() as u64 > entries * 9 / 10,
+                "as many as were written"
+            );
             // What it takes by itself: memory that was freed meanwhile may be resident still, so by another copy.
             let before = resident_now();
             let copy = value.clone();

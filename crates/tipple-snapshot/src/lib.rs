@@ -116,6 +116,8 @@
 //!
 //! This crate must never need the pipeline of tipple, nor open a socket.
 
+#![forbid(unsafe_code)]
+
 // The derived code names this crate by its name, also in here.
 extern crate self as tipple_snapshot;
 

@@ -8,6 +8,7 @@ mod damage;
 mod dependencies;
 mod example;
 mod folders;
+mod forged;
 mod frozen;
 mod memory;
 mod metrics;

@@ -26,6 +26,7 @@ fn value() -> Value {
 
 /// As the fuzz target of this name, with fewer tries: no panic, and no memory that the file does not justify.
 #[test]
+#[expect(clippy::print_stdout, reason = "who sees it fail needs its seed")]
 fn random_edits_behind_the_digests() {
     let seed = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)

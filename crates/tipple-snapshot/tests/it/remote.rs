@@ -23,11 +23,15 @@ fn folder(place: &Place) -> Arc<dyn Store> {
 }
 
 fn bucket(server: &MiniStack) -> (RawS3, Arc<dyn Store>) {
+    bucket_with(server, StoreOptions::default())
+}
+
+fn bucket_with(server: &MiniStack, options: StoreOptions) -> (RawS3, Arc<dyn Store>) {
     let bucket = server.fresh_bucket();
     let options = StoreOptions {
         // So that a snapshot of some size goes in parts.
         part_bytes: 5 << 20,
-        ..StoreOptions::default().with_variables(server.account().env())
+        ..options.with_variables(server.account().env())
     };
     let url = bucket.url("pods").parse().unwrap();
     let store = open_store(&url, Access::Write, &options).unwrap();
@@ -212,7 +216,12 @@ fn a_large_snapshot_goes_through_a_bucket() {
 #[test]
 fn a_bucket_that_is_away_is_not_waited_for() {
     let server = MiniStack::start();
-    let (_, store) = bucket(&server);
+    let stubborn = StoreOptions {
+        attempts_max: u32::MAX,
+        retry_time: HOUR,
+        ..StoreOptions::default()
+    };
+    let (_, store) = bucket_with(&server, stubborn);
     let disk = Place::new();
     disk.dump(&["old"], HOUR);
     server.stop();

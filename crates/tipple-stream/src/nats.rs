@@ -7,8 +7,8 @@
 //! the outcome `deleted`, or as the loss `gone by retention` if the stream begins behind it by now.
 //!
 //! # Writing
-//! The stream must be there, with its subjects, and nobody else may write to it: every message says which one it must
-//! come right after. The server gives each its own sequence and time; those that the event had are in the last two headers,
+//! A stream that is not there is made like the one that was dumped, and has its configuration and its durable consumers when
+//! all is loaded. Nobody else may write to it: every message says which one it must come right after. The server gives each its own sequence and time; those that the event had are in the last two headers,
 //! `Tipple-Time` (nanoseconds since 1970) and `Tipple-Position`, and a load that is run again reads from them how far it
 //! got. Headers of the event that begin with `Nats-` would be commands to the server (forget this one, purge the stream),
 //! so they are written as `Tipple-Nats-…`.
@@ -19,15 +19,17 @@
 mod api;
 mod headers;
 mod read;
+mod restore;
 mod url;
 mod wire;
 mod write;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tipple_budget::Gate;
-use tipple_flow::{Failure, Party};
+use tipple_flow::{Failure, Party, Stop};
 
 pub use url::NatsUrl;
 
@@ -35,8 +37,9 @@ use crate::content::time_text;
 use crate::place::{Numbering, Place};
 use crate::sink::{Appender, Target};
 use crate::source::{Extent, RangeReader, Stream};
-use api::{Access, StreamInfo};
+use api::{Access, Known, StreamInfo, ungated};
 use read::NatsReader;
+use restore::{Described, Life};
 use write::NatsWriter;
 
 /// Bytes that a reader holds beside messages.
@@ -47,6 +50,9 @@ const READER_BYTES: u64 = 1 << 20;
 pub struct Nats {
     url: NatsUrl,
     patience: Duration,
+    known: Arc<Known>,
+    /// What a target is made like.
+    like: Option<Described>,
 }
 
 impl Nats {
@@ -58,7 +64,16 @@ impl Nats {
         Self {
             url,
             patience: Self::PATIENCE,
+            known: Arc::default(),
+            like: None,
         }
+    }
+
+    /// The same as a target that, if it is not there, is made like the stream of which DONE says `said`, and gets its
+    /// durable consumers; as it is if that is of no stream of NATS.
+    pub fn like(self, said: &Value) -> Self {
+        let like = Described::of(said);
+        Self { like, ..self }
     }
 
     /// The same with another bound for how long the server may be away in the midst of work. Default:
@@ -72,12 +87,25 @@ impl Nats {
             url: self.url.clone(),
             patience: self.patience,
             party,
+            known: Arc::clone(&self.known),
         }
     }
 
+    fn extent(&self, gate: Option<&Gate>) -> Result<Extent, Stop> {
+        let info = self.readable(gate)?;
+        let life = Life::of(&self.url.stream, &info);
+        Ok(Extent {
+            life: serde_json::to_value(life).expect("plain values"),
+            first: Place::sequence(info.state.first()),
+            end: Place::sequence(info.state.last_seq).next(),
+            events: info.state.messages,
+            bytes: info.state.bytes,
+        })
+    }
+
     /// What the stream is and holds, if it can be read without harm.
-    fn readable(&self) -> Result<StreamInfo, Failure> {
-        let info = self.access(Party::Source).look()?;
+    fn readable(&self, gate: Option<&Gate>) -> Result<StreamInfo, Stop> {
+        let info = self.access(Party::Source).look(gate)?;
         match &*info.config.retention {
             "limits" => Ok(info),
             retention => Err(Failure::new(
@@ -87,7 +115,8 @@ impl Nats {
                     self.url,
                     self.url.stream()
                 ),
-            )),
+            )
+            .into()),
         }
     }
 }
@@ -98,7 +127,7 @@ impl Stream for Nats {
     }
 
     fn id(&self) -> Value {
-        json!({ "server": self.url.server, "stream": self.url.stream })
+        json!({ "server": self.url.servers.join(","), "stream": self.url.stream })
     }
 
     fn url(&self) -> String {
@@ -110,20 +139,36 @@ impl Stream for Nats {
     }
 
     fn look(&self) -> Result<Extent, Failure> {
-        let info = self.readable()?;
-        Ok(Extent {
-            life: json!({ "stream": self.url.stream, "created": info.created }),
-            first: Place::sequence(info.state.first()),
-            end: Place::sequence(info.state.last_seq).next(),
-            events: info.state.messages,
-            bytes: info.state.bytes,
-        })
+        self.extent(None).map_err(ungated)
+    }
+
+    fn look_again(&self, gate: &Gate) -> Result<Extent, Stop> {
+        self.extent(Some(gate))
+    }
+
+    /// What it held when it was planned may have changed since.
+    fn goes_on(&self, before: &Value, now: &Value) -> bool {
+        let made = |life: &Value| [life["stream"].clone(), life["created"].clone()];
+        made(before) == made(now)
+    }
+
+    fn said(&self, life: &Value, records: Option<u64>) -> Result<Value, Failure> {
+        let access = self.access(Party::Source);
+        let life: Life = serde_json::from_value(life.clone()).map_err(|error| {
+            access.failure(&format!("the plan was made for no stream: {error}"))
+        })?;
+        let described = Described::read(&access, life, records).map_err(ungated)?;
+        Ok(json!({ "nats": described }))
     }
 
     fn place_at(&self, time: i64) -> Result<Place, Failure> {
         let access = self.access(Party::Source);
         let time = time_text(time);
-        let found = access.once(|connection| read::sequence_at(&access, connection, &time))?;
+        let found = access
+            .once(None, |connection| {
+                read::sequence_at(&access, connection, &time)
+            })
+            .map_err(ungated)?;
         match found.map_err(|error| access.answered(&error))? {
             Some(sequence) => Ok(Place::sequence(sequence)),
             None => Ok(self.look()?.end),
@@ -139,7 +184,7 @@ impl Stream for Nats {
     }
 
     fn open(&self) -> Result<Box<dyn RangeReader + '_>, Failure> {
-        let created = self.readable()?.created;
+        let created = self.readable(None).map_err(ungated)?.created;
         Ok(Box::new(NatsReader::new(
             self.access(Party::Source),
             created,
@@ -167,10 +212,24 @@ impl Target for Nats {
 
     fn check(&self) -> Result<(), Failure> {
         let access = self.access(Party::Sink);
-        write::check(&access, &access.look()?)
+        let looked = access.look_before_load(self.like.as_ref(), None);
+        looked.map(drop).map_err(ungated)
     }
 
     fn open<'a>(&'a self, gate: &'a Gate) -> Result<Box<dyn Appender + 'a>, Failure> {
-        Ok(Box::new(NatsWriter::open(self.access(Party::Sink), gate)?))
+        let access = self.access(Party::Sink);
+        let opened = NatsWriter::open(access.clone(), self.like.as_ref(), gate);
+        match opened {
+            Ok(writer) => Ok(Box::new(writer)),
+            Err(Stop::Failed(failure)) => Err(failure),
+            Err(Stop::Cancelled(_)) => Err(access.failure("the job has ended")),
+        }
+    }
+
+    fn finish(&self) -> Result<Value, Failure> {
+        match &self.like {
+            Some(like) => self.access(Party::Sink).finish(like).map_err(ungated),
+            None => Ok(Value::Null),
+        }
     }
 }

@@ -58,6 +58,15 @@ pub trait Stream: Send + Sync {
     /// [`Failure`] if it cannot be reached, has no such stream, or does not give it.
     fn look(&self) -> Result<Extent, Failure>;
 
+    /// The same in the midst of work, where a system that is away is waited for.
+    ///
+    /// # Errors
+    /// [`Stop`], as for [`Stream::look`], or the job was cancelled.
+    fn look_again(&self, gate: &Gate) -> Result<Extent, Stop> {
+        let _ = gate;
+        Ok(self.look()?)
+    }
+
     /// The place of the first event at `time` (nanoseconds since 1970) or later; the end if there is none.
     ///
     /// # Errors
@@ -364,7 +373,7 @@ impl<S: Stream> Source for StreamSource<S> {
                 break;
             }
             gate.wait(follow.pace)?;
-            let before = std::mem::replace(&mut extent, self.stream.look()?);
+            let before = std::mem::replace(&mut extent, self.stream.look_again(gate)?);
             if !self.stream.goes_on(&before.life, &extent.life) {
                 return Err(self.made_anew().into());
             }

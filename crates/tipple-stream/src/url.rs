@@ -129,7 +129,7 @@ impl StreamUrl {
         }
         Ok(match self {
             Self::Log(path) => sink(Log::at(path), origin, speed),
-            Self::Nats(url) => sink(Nats::at(url.clone()), origin, speed),
+            Self::Nats(url) => sink(Nats::at(url.clone()).like(&origin.said), origin, speed),
             Self::Redis(url) => {
                 let redis = Redis::new(url.clone()).restoring(&origin.said);
                 sink(redis, origin, speed)

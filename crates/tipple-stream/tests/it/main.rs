@@ -4,5 +4,6 @@ mod harness;
 mod hostile;
 mod log;
 mod nats;
+mod nats_faults;
 mod pipeline;
 mod redis;

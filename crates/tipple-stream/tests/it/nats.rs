@@ -11,12 +11,12 @@ use tipple_testkit::{Nats as Server, NatsMessage, RawNats, wait_for};
 
 use crate::harness::{Records, gate, plan, read_all, read_parts, record, write_all};
 
-fn stream(server: &Server, name: &str) -> Nats {
+pub fn stream(server: &Server, name: &str) -> Nats {
     let url = format!("nats://127.0.0.1:{}/{name}", server.port());
     Nats::at(url.parse().unwrap()).with_patience(Duration::from_secs(30))
 }
 
-fn source(stream: Nats) -> StreamSource<Nats> {
+pub fn source(stream: Nats) -> StreamSource<Nats> {
     let options = StreamOptions {
         part_bytes: StreamOptions::PART_BYTES_MIN,
         ..StreamOptions::default()
@@ -25,16 +25,16 @@ fn source(stream: Nats) -> StreamSource<Nats> {
 }
 
 /// As one part, so that it is read for some time.
-fn whole(stream: Nats) -> StreamSource<Nats> {
+pub fn whole(stream: Nats) -> StreamSource<Nats> {
     StreamSource::new(stream, StreamOptions::default()).unwrap()
 }
 
-fn sink(stream: Nats) -> StreamSink<Nats> {
+pub fn sink(stream: Nats) -> StreamSink<Nats> {
     StreamSink::new(stream)
 }
 
 #[track_caller]
-fn failure<T>(result: Result<T, Stop>) -> Failure {
+pub fn failure<T>(result: Result<T, Stop>) -> Failure {
     match result {
         Err(Stop::Failed(failure)) => failure,
         Err(Stop::Cancelled(_)) => panic!("it was cancelled"),
@@ -42,14 +42,14 @@ fn failure<T>(result: Result<T, Stop>) -> Failure {
     }
 }
 
-fn server() -> (Server, RawNats) {
+pub fn server() -> (Server, RawNats) {
     let server = Server::start("");
     let client = RawNats::connect(server.port());
     (server, client)
 }
 
 /// `count` messages of about 600 bytes that differ.
-fn fill(client: &mut RawNats, stream: &str, count: u64) {
+pub fn fill(client: &mut RawNats, stream: &str, count: u64) {
     client.create_stream(stream, json!({ "subjects": [format!("{stream}.>")] }));
     for number in 1..=count {
         let headers = format!("NATS/1.0\r\nnumber: {number}\r\n\r\n");
@@ -64,7 +64,7 @@ fn fill(client: &mut RawNats, stream: &str, count: u64) {
     });
 }
 
-fn payload(number: u64) -> Vec<u8> {
+pub fn payload(number: u64) -> Vec<u8> {
     number
         .to_le_bytes()
         .iter()
@@ -74,14 +74,14 @@ fn payload(number: u64) -> Vec<u8> {
         .collect()
 }
 
-fn sequences(records: &Records) -> Vec<u64> {
+pub fn sequences(records: &Records) -> Vec<u64> {
     let place = |record: &Vec<u8>| EventRef::parse(record).unwrap().place().parts().1;
     records.iter().map(place).collect()
 }
 
 /// What [`fill`] made, in order.
 #[track_caller]
-fn assert_filled(records: &Records, count: u64) {
+pub fn assert_filled(records: &Records, count: u64) {
     assert_eq!(sequences(records), (1..=count).collect::<Vec<_>>());
     for (number, record) in (1..).zip(records) {
         let event = EventRef::parse(record).unwrap();
@@ -90,7 +90,7 @@ fn assert_filled(records: &Records, count: u64) {
     }
 }
 
-fn events(count: u64) -> Records {
+pub fn events(count: u64) -> Records {
     let event = |number: u64| Event {
         time: Some(number as i64 * 1_000_000_007),
         key: Some(format!("copy.{}", number % 3).into_bytes()),
@@ -104,7 +104,7 @@ fn events(count: u64) -> Records {
 
 /// That the stream `copy` holds just these events, in order, under a new sequence each.
 #[track_caller]
-fn assert_loaded(client: &mut RawNats, records: &Records) {
+pub fn assert_loaded(client: &mut RawNats, records: &Records) {
     let all = client.all("copy");
     assert_eq!(all.len(), records.len());
     for ((sequence, message), (due, record)) in all.iter().zip((1..).zip(records)) {
@@ -316,7 +316,8 @@ fn a_server_that_stays_away_is_a_failure_and_a_cancel_does_not_wait_for_it() {
             .contains("the server did not work for 0 s"),
         "{failed}"
     );
-    let failed = failure(read_parts(&hasty, &parts, &gate(), |_| {}));
+    // Whoever comes anew is told at once.
+    let failed = Stream::look(&stream(&server, "big")).unwrap_err();
     assert!(failed.to_string().contains("cannot be reached"), "{failed}");
 
     server.restart();

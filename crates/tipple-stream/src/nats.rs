@@ -40,6 +40,7 @@ use crate::source::{Extent, RangeReader, Stream};
 use api::{Access, Known, StreamInfo, ungated};
 use read::NatsReader;
 use restore::{Described, Life};
+use wire::Connection;
 use write::NatsWriter;
 
 /// Bytes that a reader holds beside messages.
@@ -74,6 +75,20 @@ impl Nats {
     pub fn like(self, said: &Value) -> Self {
         let like = Described::of(said);
         Self { like, ..self }
+    }
+
+    /// The names of all streams of the account, this one's name aside; sorted.
+    ///
+    /// # Errors
+    /// [`Failure`] if the server cannot be reached or does not tell.
+    pub fn streams(&self) -> Result<Vec<String>, Failure> {
+        let access = self.access(Party::Source);
+        let asked = access.once(None, Connection::stream_names);
+        let names = asked.map_err(ungated)?;
+        let mut names = names.map_err(|error| access.answered(&error))?;
+        names.sort();
+        names.dedup();
+        Ok(names)
     }
 
     /// The same with another bound for how long the server may be away in the midst of work. Default:
@@ -158,7 +173,12 @@ impl Stream for Nats {
             access.failure(&format!("the plan was made for no stream: {error}"))
         })?;
         let described = Described::read(&access, life, records).map_err(ungated)?;
-        Ok(json!({ "nats": described }))
+        let mut said = json!({ "nats": described });
+        if let Some(gone) = self.known.gone() {
+            // Of this run; the counts of others are in their part records.
+            said["gone_by_retention"] = json!(gone);
+        }
+        Ok(said)
     }
 
     fn place_at(&self, time: i64) -> Result<Place, Failure> {

@@ -264,7 +264,11 @@ impl<T: Target> Sink for StreamSink<T> {
             return Err(self.foreign(tail, "the dump has no such event"));
         }
         let mut said = json!({ "appended": state.appended, "there_before": state.skipped });
-        let target = self.target.finish()?;
+        let mut target = self.target.finish()?;
+        if let Some(remarks) = target.get_mut("remarks") {
+            // For people, who see only what is not nested.
+            said["remarks"] = remarks.take();
+        }
         if !target.is_null() {
             said["target"] = target;
         }

@@ -1,6 +1,6 @@
 //! What JetStream is asked, as docs.nats.io has it, over one connection.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -153,6 +153,30 @@ impl Connection {
         self.ask(&format!("STREAM.INFO.{stream}"), &Value::Null, gate)
     }
 
+    /// The names of all streams of the account.
+    pub(super) fn stream_names(&mut self) -> Asked<Vec<String>> {
+        #[derive(Deserialize)]
+        struct Page {
+            total: usize,
+            /// Null if there is none.
+            streams: Option<Vec<String>>,
+        }
+        let mut names = Vec::new();
+        loop {
+            let body = json!({ "offset": names.len() });
+            let page: Page = match self.ask("STREAM.NAMES", &body, None)? {
+                Ok(page) => page,
+                Err(error) => return Ok(Err(error)),
+            };
+            let found = page.streams.unwrap_or_default();
+            let is_last = found.is_empty();
+            names.extend(found);
+            if is_last || names.len() >= page.total {
+                return Ok(Ok(names));
+            }
+        }
+    }
+
     /// The message that `which` says: `{"seq":…}`, with `"next_by_subj":">"` the first one from there on, or
     /// `{"last_by_subj":">"}`; `None` if there is none.
     pub(super) fn stored(
@@ -234,6 +258,46 @@ pub(super) struct Known {
     first: AtomicUsize,
     /// Whether any has ever answered.
     has_answered: AtomicBool,
+    /// Ranges of sequences that retention took before they were read: the first one, and the one behind the last.
+    gone: Mutex<BTreeMap<u64, u64>>,
+}
+
+/// Ranges that are remembered to be told, of those that are counted.
+const GONE_MAX: usize = 1000;
+/// Those that are told.
+const GONE_TOLD: usize = 10;
+
+impl Known {
+    /// Retention took `from` up to before `to`.
+    pub(super) fn took(&self, mut from: u64, mut to: u64) {
+        let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        if gone.len() >= GONE_MAX {
+            return;
+        }
+        // A part that is read again may tell of some of it again.
+        let touching: Vec<u64> = (gone.range(..=to))
+            .filter(|(_, end)| **end >= from)
+            .map(|(begin, _)| *begin)
+            .collect();
+        for begin in touching {
+            let end = gone.remove(&begin).expect("just found");
+            (from, to) = (from.min(begin), to.max(end));
+        }
+        gone.insert(from, to);
+    }
+
+    /// What retention took, such as `17 to 20, 31 to 31`; none if it took nothing.
+    pub(super) fn gone(&self) -> Option<String> {
+        let gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        let ranges = gone
+            .iter()
+            .map(|(from, to)| format!("{from} to {}", to - 1));
+        let mut text: Vec<String> = ranges.take(GONE_TOLD).collect();
+        if gone.len() > GONE_TOLD {
+            text.push("and others".to_owned());
+        }
+        (!gone.is_empty()).then(|| text.join(", "))
+    }
 }
 
 /// The servers of a stream, and how long to wait for them.
@@ -446,4 +510,25 @@ pub(super) fn consumer_config(stream: &str, start: &Value) -> Value {
         config[name] = value.clone();
     }
     json!({ "stream_name": stream, "config": config })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_that_touch_are_one() {
+        let known = Known::default();
+        assert_eq!(known.gone(), None);
+        known.took(10, 20);
+        known.took(30, 31);
+        known.took(20, 22);
+        known.took(5, 11);
+        known.took(12, 13);
+        assert_eq!(known.gone().unwrap(), "5 to 21, 30 to 30");
+        for at in 0..2000 {
+            known.took(100 + 2 * at, 101 + 2 * at);
+        }
+        assert!(known.gone().unwrap().ends_with(", and others"));
+    }
 }

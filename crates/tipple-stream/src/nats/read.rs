@@ -238,7 +238,7 @@ impl NatsReader {
         };
         progress
             .gaps
-            .settle(info.state.first(), &mut progress.outcomes);
+            .settle(info.state.first(), &self.access, &mut progress.outcomes);
         Ok(())
     }
 }
@@ -510,10 +510,13 @@ impl Gaps {
 
     /// What is before the stream's `first` message was taken by retention or a purge since the range was planned; what is
     /// behind it, was deleted by itself.
-    fn settle(&mut self, first: u64, outcomes: &mut Outcomes) {
+    fn settle(&mut self, first: u64, access: &Access, outcomes: &mut Outcomes) {
         for (from, to) in self.open.drain(..) {
             let gone = to.min(first.max(from)) - from;
             outcomes.add(&GONE, gone);
+            if gone > 0 {
+                access.known.took(from, from + gone);
+            }
             outcomes.add(&DELETED, to - from - gone);
         }
     }

@@ -401,7 +401,7 @@ impl Access {
             "ephemeral_consumers_not_kept": like.ephemeral_consumers,
         });
         if !remarks.is_empty() {
-            said["remarks"] = json!(remarks);
+            said["remarks"] = json!(remarks.join("; "));
         }
         Ok(said)
     }

@@ -24,6 +24,13 @@ pub(super) enum Login {
 }
 
 impl NatsUrl {
+    /// The URL of all streams of an account, `nats://…/*`, as a beginning to which the name of each is added; `None` of any
+    /// other text.
+    pub fn of_account(text: &str) -> Option<&str> {
+        let begin = text.strip_suffix('*')?;
+        (begin.starts_with("nats://") && begin.ends_with('/')).then_some(begin)
+    }
+
     /// The stream's name.
     pub fn stream(&self) -> &str {
         &self.stream
@@ -117,6 +124,17 @@ fn decoded(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_streams_are_told_from_one() {
+        assert_eq!(
+            NatsUrl::of_account("nats://u:p@h:1/*"),
+            Some("nats://u:p@h:1/")
+        );
+        for one in ["nats://h/S", "nats://h/S*", "redis://h/*", "*", "nats://h*"] {
+            assert_eq!(NatsUrl::of_account(one), None, "{one}");
+        }
+    }
 
     #[test]
     fn urls_are_read_and_their_secrets_never_shown() {

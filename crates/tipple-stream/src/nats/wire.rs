@@ -17,8 +17,9 @@ use tipple_budget::{Cancelled, Gate};
 use super::headers;
 use super::url::Login;
 
-/// How long a connection may take to be made, and an answer to come. More than any server that works takes.
-pub(super) const ANSWER_TIME: Duration = Duration::from_secs(10);
+/// How long a connection may take to be made, and an answer to come: more than a server that works takes. A cluster that has
+/// lost a leader drops questions without a word, so it is not much more.
+pub(super) const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// How long a read waits before whoever waits looks whether the job still runs.
 const STEP: Duration = Duration::from_millis(100);
 /// Bytes that are read at a time.

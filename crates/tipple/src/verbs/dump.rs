@@ -1,5 +1,6 @@
 //! `tipple dump`.
 
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use crate::error::CliError;
 use crate::output::Output;
 use crate::ready::{self, MemcachedFlags, MemoryStory, Typed};
 use crate::verbs::dry_run::Expected;
-use crate::verbs::{copy, dry_run, finish, quoted, supervise};
+use crate::verbs::{account, copy, dry_run, finish, quoted, supervise};
 use crate::{running, units};
 
 pub(super) fn run(
@@ -23,7 +24,29 @@ pub(super) fn run(
     typed: &Typed<'_>,
     output: &Arc<Output>,
 ) -> Result<u8, CliError> {
-    let url = SourceUrl::parse(&args.source)?;
+    let Some(account) = account::of(&args.source) else {
+        return one(args, &args.source, &args.stores, typed, output);
+    };
+    if args.follow.follow {
+        return Err(CliError::usage(
+            "--follow is for one stream: give nats://HOST:PORT/STREAM",
+        ));
+    }
+    typed.refuse(&["archive", "dry_run", "from", "to"], "is for one stream")?;
+    account::dump(account, &args.stores, output, |source, stores| {
+        one(args, source, stores, typed, output)
+    })
+}
+
+/// Dumps `source` into `stores`, and takes everything else from `args`.
+fn one(
+    args: &DumpArgs,
+    source: &OsStr,
+    stores: &[OsString],
+    typed: &Typed<'_>,
+    output: &Arc<Output>,
+) -> Result<u8, CliError> {
+    let url = SourceUrl::parse(source)?;
     if let SourceUrl::Cachemover(path) = &url {
         return Err(CliError::usage(format!(
             "{} is a dump already: `tipple load` and `tipple copy` read it",
@@ -32,7 +55,7 @@ pub(super) fn run(
     }
     typed.fit_source(&url)?;
     typed.fit_memcached(matches!(url, SourceUrl::Memcached(_)))?;
-    let stores: Vec<StoreUrl> = (args.stores.iter())
+    let stores: Vec<StoreUrl> = (stores.iter())
         .map(|store| store_url(store))
         .collect::<Result<_, _>>()?;
     typed.fit_stores(&stores)?;

@@ -1,5 +1,6 @@
 //! `tipple load`.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use crate::error::CliError;
 use crate::output::Output;
 use crate::ready::{self, MemcachedFlags, Typed};
 use crate::verbs::dry_run::Expected;
-use crate::verbs::{copy, dry_run, finish, quoted, supervise};
+use crate::verbs::{account, copy, dry_run, finish, quoted, supervise};
 use crate::{running, units};
 
 pub(super) fn run(
@@ -23,8 +24,28 @@ pub(super) fn run(
     typed: &Typed<'_>,
     output: &Arc<Output>,
 ) -> Result<u8, CliError> {
-    let place = DumpPlace::parse(&args.store)?;
-    let to = SinkUrl::parse(&args.sink)?;
+    let Some(account) = account::of(&args.sink) else {
+        return one(args, &args.store, &args.sink, typed, output);
+    };
+    typed.refuse(
+        &["from_queue", "parts", "partial", "dry_run"],
+        "is for one stream",
+    )?;
+    account::load(&args.store, account, output, |store, sink| {
+        one(args, store, sink, typed, output)
+    })
+}
+
+/// Loads `store` into `sink`, and takes everything else from `args`.
+fn one(
+    args: &LoadArgs,
+    store: &OsStr,
+    sink: &OsStr,
+    typed: &Typed<'_>,
+    output: &Arc<Output>,
+) -> Result<u8, CliError> {
+    let place = DumpPlace::parse(store)?;
+    let to = SinkUrl::parse(sink)?;
     typed.fit_sink(&to)?;
     typed.fit_memcached(matches!(to, SinkUrl::Memcached(_)))?;
     copy::refuse_two_writers(output, &to)?;

@@ -1,5 +1,6 @@
 //! The verbs: each from its flags to an exit code.
 
+mod account;
 mod append;
 mod cachemover;
 mod cat;

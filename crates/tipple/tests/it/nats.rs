@@ -1,7 +1,10 @@
 //! Streams of NATS JetStream, from end to end.
 
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
-use tipple_testkit::{Nats, RawNats};
+use tipple_testkit::{Nats, RawNats, is_long, wait_for};
 
 use crate::support::Place;
 
@@ -185,7 +188,7 @@ fn a_stream_that_is_not_there_is_made_with_its_configuration_and_consumers() {
             assert_eq!(sink["target"]["stream_made"], made > 0);
             assert_eq!(sink["target"]["consumers_made"], made);
             let moved = "its messages are 1 to 110, not 41 to 150";
-            let is_told = sink["target"]["remarks"].to_string().contains(moved);
+            let is_told = sink["remarks"].to_string().contains(moved);
             assert_eq!(
                 is_told,
                 made > 0 && dump == "dense" && first_seq == 1,
@@ -300,4 +303,285 @@ fn a_stream_that_would_not_keep_what_is_loaded_is_refused() {
         assert_eq!(loaded.exit, Some(exit), "{fields}: {}", loaded.stderr);
         assert!(loaded.stderr.contains(words), "{fields}: {}", loaded.stderr);
     }
+}
+
+#[test]
+fn all_streams_of_an_account_go_out_and_come_back() {
+    let (from, to) = (Nats::start(""), Nats::start(""));
+    let mut client = RawNats::connect(from.port());
+    for (at, name) in ["A", "B-2", "KV_c"].iter().enumerate() {
+        client.create_stream(name, json!({ "subjects": [format!("{name}.>")] }));
+        for _ in 0..=at {
+            client.store(&format!("{name}.x"), b"", b"y");
+        }
+    }
+    let place = Place::new();
+    let url = |server: &Nats, stream: &str| format!("nats://127.0.0.1:{}/{stream}", server.port());
+    place.run(&["dump", &url(&from, "*"), "d", "e"]).ok();
+    // A new stream is not of this dump: the same command does not begin it.
+    client.create_stream("late", json!({ "subjects": ["late"] }));
+    place.run(&["dump", &url(&from, "*"), "other"]).ok();
+    for name in ["A", "B-2", "KV_c"] {
+        place.run(&["verify", &format!("d/{name}")]).ok();
+        place.run(&["verify", &format!("e/{name}")]).ok();
+    }
+    assert!(place.path("other/late").exists() && !place.path("d/late").exists());
+    for _ in 0..2 {
+        let loaded = place
+            .run(&["load", "e", &url(&to, "*"), "--json"])
+            .ok()
+            .report();
+        assert_eq!(
+            (&loaded["streams"], &loaded["failed"]),
+            (&json!(3), &json!([]))
+        );
+        let mut client = RawNats::connect(to.port());
+        for (at, name) in ["A", "B-2", "KV_c"].iter().enumerate() {
+            assert_eq!(client.state(name)["messages"], at + 1);
+        }
+    }
+    // One that cannot be read is told, and the others are dumped all the same.
+    client.create_stream(
+        "A1",
+        json!({ "subjects": ["A1"], "retention": "workqueue" }),
+    );
+    let dumped = place.run(&["dump", &url(&from, "*"), "f"]);
+    assert_eq!(dumped.exit, Some(2), "{}", dumped.stderr);
+    assert!(
+        dumped.stderr.contains("dumped 4 of 5 streams; not: A1"),
+        "{}",
+        dumped.stderr
+    );
+    place.run(&["verify", "f/late"]).ok();
+    // Run again, it does what is left.
+    client.must("STREAM.DELETE.A1", json!(null));
+    client.create_stream("A1", json!({ "subjects": ["A1"] }));
+    for name in ["A", "B-2", "KV_c", "late"] {
+        std::fs::rename(place.path(&format!("f/{name}")), place.path(name)).unwrap();
+    }
+    place.run(&["dump", &url(&from, "*"), "f"]).ok();
+    place.run(&["verify", "f/A1"]).ok();
+    for (args, words) in [
+        (
+            vec!["dump", &url(&to, "*"), "g", "--follow"],
+            "--follow is for one stream",
+        ),
+        (
+            vec!["load", "d/A", &url(&to, "*")],
+            "holds no dump of all streams",
+        ),
+        (
+            vec!["dump", &url(&to, "*"), "g", "--from", "3"],
+            "--from is for one stream",
+        ),
+    ] {
+        let refused = place.run(&args);
+        assert_eq!(refused.exit, Some(2), "{}", refused.stderr);
+        assert!(refused.stderr.contains(words), "{}", refused.stderr);
+    }
+}
+
+fn kills() -> u64 {
+    if is_long() { 50 } else { 10 }
+}
+
+/// Runs the command, and kills it after a while; `false` if it ended before, and well.
+fn kill(mut command: Command, after: Duration) -> bool {
+    let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+    let since = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success(), "{status}");
+            return false;
+        }
+        if since.elapsed() >= after {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            return true;
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+/// That the stream holds each number once, in order, in its payload.
+#[track_caller]
+fn assert_counted(client: &mut RawNats, stream: &str, count: u64) {
+    let all = client.all(stream);
+    assert_eq!(all.len() as u64, count);
+    for (due, (_, message)) in (1..).zip(&all) {
+        let text = String::from_utf8_lossy(&message.payload);
+        let number: u64 = text.trim_start_matches('0').parse().unwrap();
+        assert_eq!(number, due);
+    }
+}
+
+/// A load into a stream that it makes itself is killed at moments over all of its time: every event is there once.
+#[test]
+fn a_killed_load_into_nats_goes_on_where_the_stream_ends() {
+    const EVENTS: u64 = 30_000;
+    let (from, to) = (Nats::start(""), Nats::start(""));
+    let mut client = RawNats::connect(from.port());
+    client.create_stream("S", json!({ "subjects": ["s.>"], "max_msgs": EVENTS }));
+    for number in 1..=EVENTS {
+        client.publish("s.x", b"", format!("{number:0200}").as_bytes());
+    }
+    wait_for("the messages to be stored", || {
+        client.state("S")["messages"] == EVENTS
+    });
+    consume(
+        &mut client,
+        "S",
+        "worker",
+        json!({ "deliver_policy": "all" }),
+        &[true; 1000],
+    );
+    let place = Place::new();
+    let url = |server: &Nats| format!("nats://127.0.0.1:{}/S", server.port());
+    place
+        .run(&["dump", &url(&from), "d", "--part-size", "1MiB"])
+        .ok();
+    let load = ["load", "d", &url(&to), "-q"];
+    let mut copy = RawNats::connect(to.port());
+    let since = Instant::now();
+    place.run(&load).ok();
+    let undisturbed = since.elapsed();
+    assert_counted(&mut copy, "S", EVENTS);
+    let (mut hit, mut round) = (0, 0);
+    while hit < kills() {
+        copy.must("STREAM.DELETE.S", json!(null));
+        // Until it is whole, always from where it was.
+        let mut of_this_stream = 0;
+        loop {
+            round += 1;
+            assert!(round < 20 * kills(), "{hit} kills");
+            if !kill(
+                place.command(&load),
+                undisturbed.mul_f64((round * 37 % 100) as f64 / 100.0),
+            ) {
+                break;
+            }
+            of_this_stream += 1;
+        }
+        hit += of_this_stream;
+        assert_counted(&mut copy, "S", EVENTS);
+        assert_eq!(
+            copy.must("STREAM.INFO.S", json!(null))["config"]["max_msgs"],
+            EVENTS
+        );
+        let next = &copy.pull("S", "worker", 1)[0].0.payload;
+        assert_eq!(next, format!("{:0200}", 1001).as_bytes());
+    }
+}
+
+/// A stream is followed while somebody publishes; the follower is killed at moments that nobody chose, and so is the
+/// server. In the end every event is in the dump once.
+#[test]
+fn a_followed_stream_of_nats_is_whole_whatever_is_killed_when() {
+    let mut server = Nats::start("");
+    let mut client = RawNats::connect(server.port());
+    client.create_stream("S", json!({ "subjects": ["s.>"] }));
+    client.store("s.x", b"", b"1");
+    let place = Place::new();
+    let url = format!("nats://127.0.0.1:{}/S", server.port());
+    let dump = [
+        "dump",
+        &url,
+        "d",
+        "--chunk-age",
+        "20ms",
+        "--part-size",
+        "64KiB",
+        "-q",
+    ];
+    let followed = [&dump[..], &["--follow"]].concat();
+    let committed = || std::fs::read_dir(place.path("d/parts")).map_or(0, Iterator::count);
+    let (mut last, mut before) = (1, 0);
+    for round in 0..kills() {
+        let mut follower = place
+            .command(&followed)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        wait_for("a new part", || {
+            assert_eq!(follower.try_wait().unwrap(), None);
+            last += 1;
+            client.store("s.x", b"", last.to_string().as_bytes());
+            committed() > before
+        });
+        if round % 4 == 3 {
+            // The follower waits, and goes on.
+            server.restart();
+            client = RawNats::connect(server.port());
+            before = committed();
+            wait_for("a part after the server came back", || {
+                assert_eq!(follower.try_wait().unwrap(), None);
+                last += 1;
+                client.store("s.x", b"", last.to_string().as_bytes());
+                committed() > before
+            });
+        }
+        std::thread::sleep(Duration::from_micros(round * 1700 % 23_000));
+        follower.kill().unwrap();
+        follower.wait().unwrap();
+        before = committed();
+    }
+    let report = place.run(&[&dump[..7], &["--json"]].concat()).ok().report();
+    assert_eq!(report["outcomes"], json!({}));
+    place.run(&["verify", "d"]).ok();
+    let shown = place.run(&["cat", "d"]).ok().json();
+    assert!(
+        shown
+            .iter()
+            .map(|event| event["payload"].as_str().unwrap())
+            .eq((1..=last).map(|n: u64| n.to_string()))
+    );
+    assert!(
+        shown
+            .iter()
+            .map(|event| event["position"].as_u64().unwrap())
+            .eq(1..=last)
+    );
+}
+
+#[test]
+fn what_retention_takes_before_it_is_read_is_exit_code_3() {
+    let server = Nats::start("");
+    let mut client = RawNats::connect(server.port());
+    client.create_stream("S", json!({ "subjects": ["s"] }));
+    for number in 1..=5000 {
+        client.publish("s", b"", format!("{number:0500}").as_bytes());
+    }
+    wait_for("the messages to be stored", || {
+        client.state("S")["messages"] == 5000
+    });
+    let place = Place::new();
+    let url = format!("nats://127.0.0.1:{}/S", server.port());
+    let mut running = place.start(&[
+        "dump",
+        &url,
+        "d",
+        "--part-size",
+        "64KiB",
+        "--threads",
+        "1",
+        "--rate",
+        "4000/s",
+        "--json",
+    ]);
+    running.wait_for("part");
+    client.must("STREAM.PURGE.S", json!({ "seq": 4001 }));
+    let (report, exit) = running.end();
+    assert_eq!(exit, Some(3), "{report}");
+    let lost = report["lost"]["gone by retention"].as_u64().unwrap();
+    assert_eq!(report["records"].as_u64().unwrap() + lost, 5000);
+    // Which ones: from the last position before the gap to the first one behind it.
+    let positions: Vec<_> = (place.run(&["cat", "d"]).ok().json().iter())
+        .map(|event| event["position"].as_u64().unwrap())
+        .collect();
+    assert_eq!(
+        positions,
+        (1..=4000 - lost).chain(4001..=5000).collect::<Vec<_>>()
+    );
+    let gap = format!("{} to 4000", 4001 - lost);
+    assert_eq!(report["source"]["gone_by_retention"], gap);
 }

@@ -33,7 +33,15 @@ pub(super) fn run(
         ));
     }
     typed.refuse(&["archive", "dry_run", "from", "to"], "is for one stream")?;
+    let is_silent = args.notify.notify.iter().all(|url| url.is_empty());
     account::dump(account, &args.stores, output, |source, stores| {
+        let urls = stores.iter().map(|store| store_url(store));
+        let urls = urls.collect::<Result<Vec<_>, _>>()?;
+        // Of an earlier run of the same command.
+        if is_silent && are_finished(&urls, &ready::store_options()) {
+            output.say(&format!("{}: finished already", joined(&urls)));
+            return Ok(0);
+        }
         one(args, source, stores, typed, output)
     })
 }

@@ -28,10 +28,13 @@ impl Part for Plan {
     }
 }
 
-#[derive(Default)]
-struct Plans(Vec<Plan>);
+struct Plans<'a> {
+    plans: Vec<Plan>,
+    /// When a part was planned.
+    act: Box<dyn FnMut() + 'a>,
+}
 
-impl Planner for Plans {
+impl Planner for Plans<'_> {
     fn scratch_dir(&self) -> &Path {
         unreachable!("streams need no scratch")
     }
@@ -39,8 +42,9 @@ impl Planner for Plans {
         let PlanBody::Bytes(body) = part.body else {
             unreachable!("streams plan ranges")
         };
-        let name = format!("{:08}", self.0.len()).parse().unwrap();
-        self.0.push(Plan { name, body });
+        let name = format!("{:08}", self.plans.len()).parse().unwrap();
+        self.plans.push(Plan { name, body });
+        (self.act)();
         Ok(())
     }
     fn listed(&mut self, _records: u64) {}
@@ -58,9 +62,17 @@ pub fn plan(source: &dyn Source) -> Vec<Plan> {
 }
 
 pub fn try_plan(source: &dyn Source) -> Result<Vec<Plan>, Stop> {
-    let mut plans = Plans::default();
+    plan_watched(source, || {})
+}
+
+/// The same; `act` when a part was planned.
+pub fn plan_watched(source: &dyn Source, act: impl FnMut()) -> Result<Vec<Plan>, Stop> {
+    let mut plans = Plans {
+        plans: Vec::new(),
+        act: Box::new(act),
+    };
     source.plan(&mut plans, &gate())?;
-    Ok(plans.0)
+    Ok(plans.plans)
 }
 
 /// Frames, and what happens when one of them comes or goes.

@@ -7,7 +7,7 @@ use tipple_flow::{Outcomes, Party, Source};
 use tipple_stream::{Bound, Follow, Nats, Place, Stream, StreamOptions, StreamSource};
 use tipple_testkit::{Nats as Server, RawNats, wait_for};
 
-use crate::harness::{gate, plan, read_parts, write_all};
+use crate::harness::{gate, plan, plan_watched, read_parts, write_all};
 use crate::nats::{
     assert_filled, assert_loaded, events, failure, fill, server, sink, stream, whole,
 };
@@ -94,8 +94,11 @@ fn a_followed_stream_waits_for_its_server() {
     let source = StreamSource::new(stream(&server, "big"), options).unwrap();
     // What has never answered is not waited for.
     source.check().unwrap();
+    let (seen, is_seen) = std::sync::mpsc::channel();
     let parts = std::thread::scope(|scope| {
-        let planned = scope.spawn(|| plan(&source));
+        let planned = scope.spawn(|| plan_watched(&source, move || seen.send(()).unwrap()));
+        // It has looked, and looks again from now on.
+        is_seen.recv().unwrap();
         // Away for longer than the pace, several times.
         for _ in 0..3 {
             server.kill();
@@ -106,7 +109,7 @@ fn a_followed_stream_waits_for_its_server() {
         for number in 101..=200_u64 {
             client.store("big.x", b"", &number.to_le_bytes());
         }
-        planned.join().unwrap()
+        planned.join().unwrap().unwrap()
     });
     let (records, outcomes) = read_parts(&source, &parts, &gate(), |_| {}).unwrap();
     assert_eq!((records.len(), outcomes), (200, Outcomes::default()));

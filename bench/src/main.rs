@@ -7,6 +7,7 @@
 
 mod log;
 mod memory;
+mod nats;
 mod process;
 mod raw;
 #[cfg(feature = "record")]
@@ -39,6 +40,13 @@ fn main() {
         Some("raw-load") => {
             let number = |n: usize| args[n].parse().expect("a number");
             raw::load(&args[1], number(2) as usize, number(3), number(4));
+        }
+        Some("raw-nats-publish") => {
+            let number = |n: usize| args[n].parse().expect("a number");
+            nats::publish(&args[1], &args[2], number(3), number(4));
+        }
+        Some("raw-nats-pull") => {
+            nats::pull(&args[1], &args[2], args[3].parse().expect("a number"));
         }
         Some("snapshot-memory") => snapshot::memory(&args[1], &args[2], &args[3], &args[4]),
         #[cfg(feature = "record")]
@@ -106,6 +114,9 @@ impl Plan {
         }
         if self.wants("log") {
             log::run(self);
+        }
+        if self.wants("nats") {
+            nats::run(self);
         }
         if self.wants("s3") {
             s3::run(self);

@@ -1,0 +1,249 @@
+//! Streams of NATS JetStream: exported and imported, beside clients that do nothing else.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tipple_testkit::{Nats, RawNats};
+
+use crate::process::{Figures, measure, median};
+use crate::{Plan, memory, remove};
+
+const EVENTS: u64 = 1_000_000;
+/// Messages and bytes of a request, and requests that wait at the server: as tipple asks.
+const BATCH: u64 = 20_000;
+const BATCH_BYTES: u64 = 4 << 20;
+const REQUESTS: u64 = 2;
+/// Messages that a publisher has on their way.
+const WINDOW: u64 = 4096;
+
+pub fn run(plan: &Plan) {
+    for bytes in [200, 1024] {
+        of_size(plan, bytes);
+    }
+}
+
+fn of_size(plan: &Plan, bytes: u64) {
+    let own = std::env::current_exe().expect("a path");
+    let server = Nats::start("");
+    let port = server.port().to_string();
+    let mut client = RawNats::connect(server.port());
+    let numbers = [EVENTS.to_string(), bytes.to_string()];
+    let publish = |client: &mut RawNats, stream: &str| {
+        client.create_stream(stream, json!({ "subjects": [format!("{stream}.>")] }));
+        let args = ["raw-nats-publish", &port, stream, &numbers[0], &numbers[1]];
+        measure(&own, &args)
+    };
+    let (mut published, mut pulled, mut dumped, mut loaded) = (vec![], vec![], vec![], vec![]);
+    publish(&mut client, "source");
+    let dump = plan.fresh("nats");
+    let url = |port: u16, stream: &str| format!("nats://127.0.0.1:{port}/{stream}");
+    for _ in 0..plan.rounds {
+        pulled.push(measure(
+            &own,
+            &["raw-nats-pull", &port, "source", &numbers[0]],
+        ));
+        remove(Path::new(&dump));
+        let source = url(server.port(), "source");
+        let args = [
+            "dump",
+            &source,
+            &dump,
+            "--compress",
+            "none",
+            "--json",
+            "--quiet",
+        ];
+        dumped.push(plan.tipple(&args));
+        let records = &dumped.last().expect("pushed").report()["records"];
+        assert_eq!(*records, EVENTS, "the dump is not whole");
+
+        published.push(publish(&mut client, "raw"));
+        client.must("STREAM.DELETE.raw", Value::Null);
+        // A server of its own, since the stream has the subjects of the first one.
+        let target = Nats::start("");
+        let args = [
+            "load",
+            &dump,
+            &url(target.port(), "source"),
+            "--json",
+            "--quiet",
+        ];
+        loaded.push(plan.tipple(&args));
+        let mut copy = RawNats::connect(target.port());
+        assert_eq!(
+            copy.state("source")["messages"],
+            EVENTS,
+            "the load is not whole"
+        );
+    }
+    remove(Path::new(&dump));
+    let of = |figures: &[Figures], what: fn(&Figures) -> f64| median(figures.iter().map(what));
+    println!("\nNATS, {EVENTS} events of {bytes} bytes   wall s   CPU s    events/s   max RSS MiB");
+    for (name, figures) in [
+        ("pull consumer", &pulled),
+        ("dump, none", &dumped),
+        ("publisher", &published),
+        ("load", &loaded),
+    ] {
+        let wall = of(figures, |f| f.wall_s);
+        println!(
+            "  {name:<32} {wall:>6.2} {:>7.2} {:>11.0} {:>13.0}",
+            of(figures, |f| f.cpu_s),
+            EVENTS as f64 / wall,
+            of(figures, |f| f.rss_mib)
+        );
+    }
+    for (name, bare, tipple) in [
+        ("pull consumer", &pulled, &dumped),
+        ("publisher", &published, &loaded),
+    ] {
+        let ratio = of(bare, |f| f.wall_s) / of(tipple, |f| f.wall_s);
+        let cpu = of(tipple, |f| f.cpu_s) / of(bare, |f| f.cpu_s);
+        println!("  speed against the bare {name} (goal >= 0.9): {ratio:.2}; CPU: {cpu:.2}");
+    }
+    memory::within_budget("dump of NATS", &dumped);
+    memory::within_budget("load into NATS", &loaded);
+}
+
+/// A connection with the least that a client needs.
+struct Bare {
+    socket: TcpStream,
+    input: Vec<u8>,
+    from: usize,
+    to: usize,
+}
+
+impl Bare {
+    fn connect(port: &str) -> Self {
+        let socket = TcpStream::connect(format!("127.0.0.1:{port}")).expect("connected");
+        socket.set_nodelay(true).expect("a TCP socket");
+        let mut bare = Self {
+            socket,
+            input: vec![0; 256 << 10],
+            from: 0,
+            to: 0,
+        };
+        bare.line();
+        let hello = r#"{"verbose":false,"headers":true,"no_responders":true}"#;
+        bare.send(format!("CONNECT {hello}\r\nSUB bare.* 1\r\n").as_bytes());
+        bare
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        self.socket.write_all(bytes).expect("sent");
+    }
+
+    fn fill(&mut self) {
+        self.input.copy_within(self.from..self.to, 0);
+        (self.from, self.to) = (0, self.to - self.from);
+        let read = self.socket.read(&mut self.input[self.to..]).expect("read");
+        assert!(read > 0, "the server closed");
+        self.to += read;
+    }
+
+    /// A line, without its end.
+    fn line(&mut self) -> std::ops::Range<usize> {
+        loop {
+            let bytes = &self.input[self.from..self.to];
+            if let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+                let line = self.from..self.from + end - 1;
+                self.from += end + 1;
+                return line;
+            }
+            self.fill();
+        }
+    }
+
+    /// The next message: whether it is one of a stream, and not an answer.
+    fn message(&mut self) -> bool {
+        loop {
+            let line = self.line();
+            let line = &self.input[line];
+            if line.starts_with(b"PING") {
+                self.send(b"PONG\r\n");
+                continue;
+            }
+            let is_event = line.windows(8).any(|word| word == b"$JS.ACK.");
+            if !line.starts_with(b"MSG ") && !line.starts_with(b"HMSG ") {
+                continue;
+            }
+            let digits = line.rsplit(|byte| *byte == b' ').next().expect("a length");
+            let length = digits
+                .iter()
+                .fold(0, |n, digit| 10 * n + usize::from(digit - b'0'));
+            while self.to - self.from < length + 2 {
+                self.fill();
+            }
+            self.from += length + 2;
+            return is_event;
+        }
+    }
+}
+
+/// Publishes `events` messages of `bytes` bytes, with a window of acknowledgements.
+pub fn publish(port: &str, stream: &str, events: u64, bytes: u64) {
+    let mut bare = Bare::connect(port);
+    let mut block = Vec::new();
+    let (mut sent, mut acknowledged) = (0, 0);
+    // Incompressible, as the server does not compress either.
+    let mut state = 1_u64;
+    while acknowledged < events {
+        block.clear();
+        while sent < events && sent - acknowledged < WINDOW && block.len() < 64 << 10 {
+            block.extend_from_slice(format!("PUB {stream}.x bare.{sent} {bytes}\r\n").as_bytes());
+            let end = block.len() + bytes as usize;
+            while block.len() < end {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                block.extend_from_slice(&state.to_le_bytes());
+            }
+            block.truncate(end);
+            block.extend_from_slice(b"\r\n");
+            sent += 1;
+        }
+        bare.send(&block);
+        while acknowledged < events && (sent == events || sent - acknowledged > WINDOW / 2) {
+            bare.message();
+            acknowledged += 1;
+        }
+    }
+}
+
+/// Reads `events` messages by an ordered pull consumer, and throws them away.
+pub fn pull(port: &str, stream: &str, events: u64) {
+    let mut bare = Bare::connect(port);
+    let create = json!({ "stream_name": stream, "config": {
+        "ack_policy": "none", "deliver_policy": "all", "mem_storage": true, "num_replicas": 1,
+        "name": "bare", "inactive_threshold": 10_000_000_000_u64, "durable_name": "bare",
+    } })
+    .to_string();
+    let bytes = create.len();
+    bare.send(
+        format!("PUB $JS.API.CONSUMER.DURABLE.CREATE.{stream}.bare bare.0 {bytes}\r\n{create}\r\n")
+            .as_bytes(),
+    );
+    bare.message();
+    let next = json!({ "batch": BATCH, "max_bytes": BATCH_BYTES, "expires": 5_000_000_000_u64 })
+        .to_string();
+    let bytes = next.len();
+    let next = format!("PUB $JS.API.CONSUMER.MSG.NEXT.{stream}.bare bare.1 {bytes}\r\n{next}\r\n");
+    for _ in 0..REQUESTS {
+        bare.send(next.as_bytes());
+    }
+    let (mut count, mut of_request) = (0, 0);
+    while count < events {
+        let is_event = bare.message();
+        count += u64::from(is_event);
+        of_request += u64::from(is_event);
+        // By number, or by a word that its bytes are used up.
+        if !is_event || of_request == BATCH {
+            of_request = 0;
+            bare.send(next.as_bytes());
+        }
+    }
+    bare.send(format!("PUB $JS.API.CONSUMER.DELETE.{stream}.bare bare.2 0\r\n\r\n").as_bytes());
+    bare.message();
+}

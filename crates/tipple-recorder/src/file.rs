@@ -67,6 +67,10 @@ pub(crate) struct RecordingFile {
     pending: Vec<u8>,
     /// The file may have more than its good bytes.
     is_torn: bool,
+    /// Its end was begun: no more lines.
+    is_ending: bool,
+    /// What was written may not be on disk, and nobody will ever say so again.
+    is_poisoned: bool,
     block: BlockBuilder,
     index: RecordingIndex,
     has_index: bool,
@@ -147,6 +151,8 @@ impl RecordingFile {
             good_bytes: bytes,
             pending: Vec::new(),
             is_torn: false,
+            is_ending: false,
+            is_poisoned: false,
             block: BlockBuilder::default(),
             index: RecordingIndex::default(),
             text_bytes: 0,
@@ -306,16 +312,31 @@ impl RecordingFile {
         Ok(())
     }
 
-    pub(crate) fn sync(&self) -> io::Result<()> {
-        match self.file.metadata()?.is_file() {
-            true => self.file.sync_data(),
-            // A pipe has nothing to sync.
-            false => Ok(()),
+    /// An error of a sync is told once: the system forgets it, and says of the same file later that all is well. Such a
+    /// file is to be closed.
+    pub(crate) fn sync(&mut self) -> io::Result<()> {
+        // A pipe has nothing to sync.
+        if self.is_poisoned || !self.file.metadata()?.is_file() {
+            return Ok(());
         }
+        let synced = self.file.sync_data();
+        self.is_poisoned = synced.is_err();
+        synced
+    }
+
+    /// It is given its last line now.
+    pub(crate) fn begin_end(&mut self) {
+        self.is_ending = true;
+    }
+
+    /// Whether its end was begun.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.is_ending
     }
 
     /// Writes what is left, the chunk's own index and the index beside the file, and gives the file its name. After an
     /// error it can be tried again, or left as it is: whole up to its last line or frame, and repaired at the next start.
+    /// So is one that could not be synced: nobody is to take it for a whole one before that.
     pub(crate) fn close(&mut self, sync: bool, named: &Named<'_>) -> io::Result<()> {
         self.end_block(named);
         self.write()?;
@@ -331,7 +352,7 @@ impl RecordingFile {
         if sync {
             self.sync()?;
         }
-        if !self.has_index {
+        if !self.has_index || self.is_poisoned {
             return Ok(());
         }
         self.index.file_bytes = self.good_bytes;

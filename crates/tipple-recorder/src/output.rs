@@ -189,7 +189,11 @@ impl Output {
         }
         self.stuck = None;
         for at in 0..self.classes.len() {
-            self.write(at);
+            let is_ending = |open: &Open| open.file.is_ending();
+            match self.classes[at].file.as_ref().is_some_and(is_ending) {
+                true => self.close_file(at),
+                false => self.write(at),
+            }
         }
     }
 
@@ -381,13 +385,11 @@ impl Output {
         if let Err(error) = std::fs::create_dir_all(&self.folder) {
             return self.stick(format!("{}: {error}", self.folder.display()));
         }
-        self.classes[at].number += 1;
-        self.files_begun += 1;
         let zstd = self.options.codec != tipple_chunk::Codec::None;
         let created = match self.options.naming {
             Naming::Fixed => RecordingFile::append(&self.folder.join(names::fixed(&class))),
             Naming::Dated => {
-                let name = names::dated(&class, unix_ns, &self.run, self.files_begun, zstd);
+                let name = names::dated(&class, unix_ns, &self.run, self.files_begun + 1, zstd);
                 RecordingFile::create(&self.folder.join(name), self.options.codec)
             }
         };
@@ -395,6 +397,9 @@ impl Output {
             Err(error) => self.stick(error),
             Ok(file) => {
                 let now = Instant::now();
+                // One that could not be created is not missed by anybody.
+                self.files_begun += 1;
+                self.classes[at].number += 1;
                 self.classes[at].file = Some(Open {
                     file,
                     began: now,
@@ -428,14 +433,6 @@ impl Output {
         let bytes = open.file.pending_bytes() as u64;
         let written = open.file.write();
         open.unsynced |= bytes > 0;
-        let sync = self.options.sync;
-        let written = written.and_then(|()| match sync {
-            Sync::Always if open.unsynced => {
-                open.unsynced = false;
-                open.file.sync()
-            }
-            _ => Ok(()),
-        });
         match written {
             Ok(()) => {
                 self.written += class
@@ -444,6 +441,9 @@ impl Output {
                     .map(|counts| counts.count)
                     .sum::<u64>();
                 self.unlooked_bytes += bytes;
+                if self.options.sync == Sync::Always {
+                    self.sync(at);
+                }
             }
             Err(error) => {
                 let path = open.file.path_open().display().to_string();
@@ -480,11 +480,20 @@ impl Output {
 
     /// Writes the last line of a file, and closes it. While the disk says no, it stays open.
     fn end_file(&mut self, at: usize, why: &str, numbers: Option<&[u8]>) {
-        if self.classes[at].file.is_none() || self.stuck.is_some() {
+        if self.stuck.is_some() {
             return;
         }
+        match &self.classes[at].file {
+            None => return,
+            // It has that line.
+            Some(open) if open.file.is_ending() => return self.close_file(at),
+            Some(_) => {}
+        }
         let unix_ns = self.now_ns();
-        let class = &self.classes[at];
+        let class = &mut self.classes[at];
+        if let Some(open) = &mut class.file {
+            open.file.begin_end();
+        }
         let mut line =
             format!("{{\"ts\":{unix_ns},\"n\":{},\"cl\":", self.options.node).into_bytes();
         json::string(&class.class, &mut line);
@@ -505,6 +514,9 @@ impl Output {
     }
 
     fn close_file(&mut self, at: usize) {
+        if self.stuck.is_some() {
+            return;
+        }
         let (lines, core) = (&self.lines, &self.core);
         let class = &mut self.classes[at];
         let Some(open) = &mut class.file else { return };
@@ -570,15 +582,28 @@ impl Output {
             return;
         };
         if let Sync::Every(every) = self.options.sync
-            && open.unsynced
             && open.synced.elapsed() >= every
         {
-            open.unsynced = false;
             open.synced = Instant::now();
-            if let Err(error) = open.file.sync() {
-                let path = open.file.path_open().display().to_string();
-                self.stick(format!("cannot sync {path}: {error}"));
+            self.sync(at);
+        }
+    }
+
+    /// Syncs what was written. A file that cannot be synced ends: what comes goes into another one.
+    fn sync(&mut self, at: usize) {
+        let Some(open) = &mut self.classes[at].file else {
+            return;
+        };
+        if !open.unsynced || self.stuck.is_some() {
+            return;
+        }
+        open.unsynced = false;
+        if let Err(error) = open.file.sync() {
+            let path = open.file.path_open().display().to_string();
+            if !open.file.is_ending() {
+                self.end_file(at, "rotate", None);
             }
+            self.stick(format!("cannot sync {path}: {error}"));
         }
     }
 
@@ -648,20 +673,25 @@ impl Output {
     pub(crate) fn close(&mut self, deadline: Instant) {
         let mut numbers = Vec::new();
         json::plain(&self.core.attempted_by_group(), &mut numbers);
-        for at in 0..self.classes.len() {
-            // Its last file was closed by a rotation: somewhere it must stand that the run has ended.
-            if self.classes[at].file.is_none() && self.stuck.is_none() {
-                self.create(at);
-            }
-        }
+        // Of each class, whether its last line was given to a file.
+        let mut is_said = vec![false; self.classes.len()];
         loop {
-            for at in 0..self.classes.len() {
-                let is_ended = self.classes[at].file.is_none();
-                if !is_ended && self.stuck.is_none() {
+            for (at, is_said) in is_said.iter_mut().enumerate() {
+                let is_ending = |open: &Open| open.file.is_ending();
+                let file = self.classes[at].file.as_ref();
+                match file.map(is_ending) {
+                    Some(true) => self.close_file(at),
+                    // Its last file was closed by a rotation: somewhere it must stand that the run has ended.
+                    None if !*is_said && self.stuck.is_none() => self.create(at),
+                    _ => {}
+                }
+                if !*is_said && self.stuck.is_none() && self.classes[at].file.is_some() {
+                    *is_said = true;
                     self.end_file(at, "shutdown", Some(&numbers));
                 }
             }
-            let is_over = self.classes.iter().all(|class| class.file.is_none());
+            let is_closed = self.classes.iter().all(|class| class.file.is_none());
+            let is_over = is_closed && is_said.iter().all(|is_said| *is_said);
             if is_over || Instant::now() >= deadline {
                 break;
             }

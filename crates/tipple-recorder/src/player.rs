@@ -324,7 +324,9 @@ impl Player {
         let first_ns = self.peek().map_or(0, |played| played.unix_ns);
         while let Some(next) = self.peek() {
             if let Pace::RealTime(speed) = pace {
-                let after = (next.unix_ns - first_ns) as f64 / 1e9 / speed.max(f64::MIN_POSITIVE);
+                let after = next.unix_ns.saturating_sub(first_ns) as f64
+                    / 1e9
+                    / speed.max(f64::MIN_POSITIVE);
                 let due = began + Duration::try_from_secs_f64(after).unwrap_or(Duration::MAX);
                 std::thread::sleep(due.saturating_duration_since(Instant::now()));
             }

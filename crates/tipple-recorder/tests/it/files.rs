@@ -75,6 +75,35 @@ fn files_rotate_under_load_and_every_record_is_in_one_of_them() {
 }
 
 #[test]
+fn a_file_ends_when_its_time_is_over_whether_anything_comes_or_not() {
+    let folder = TempDir::new().unwrap();
+    let mut options = options(folder.path());
+    options.rotate_every = Some(Duration::from_millis(100));
+    options.write_interval = Duration::from_millis(1);
+    let recorder = Recorder::start(options).unwrap();
+    let stream = recorder.stream("orders");
+    let closed = || files(folder.path(), ".ndjson").len();
+    stream.sent(&order(0));
+    wait_for("a file that ends though nothing comes", || closed() == 1);
+    let mut id = 0;
+    wait_for("files that end while something comes", || {
+        id += 1;
+        stream.sent(&order(id));
+        closed() > 3
+    });
+    let report = recorder.shutdown(LONG);
+    assert_eq!(report.written, id + 1);
+    audit(&lines(folder.path()), &report);
+    for path in files(folder.path(), ".ndjson") {
+        let text = text(&path);
+        assert!(
+            text.lines().last().unwrap().contains("\"mk\":\"Close\""),
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn a_file_that_was_moved_away_is_left_alone_and_a_new_one_is_begun() {
     let folder = TempDir::new().unwrap();
     let mut options = options(folder.path());

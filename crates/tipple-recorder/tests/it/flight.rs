@@ -1,6 +1,7 @@
 //! Flight recorders, and memory: what holds when nothing is written.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tipple_recorder::{OnFull, Recorder, RecorderOptions, Why};
@@ -116,6 +117,128 @@ fn a_blocked_disk_costs_the_newest_or_the_oldest_and_never_more_memory() {
             OnFull::DropOldest => assert_eq!(last, report.attempted),
             _ => assert!(last < report.attempted),
         }
+    }
+}
+
+#[test]
+fn a_thread_that_waits_for_memory_loses_nothing_until_its_time_is_over() {
+    // A disk that is slow: all of it waits, and nothing is lost.
+    let (folder, recorder) = blocked(OnFull::Block(LONG));
+    let stream = recorder.stream("orders");
+    let fifo = folder.path().join("default.ndjson");
+    let sent = AtomicU64::new(0);
+    let reading = std::thread::scope(|scope| {
+        let recording = scope.spawn(|| {
+            for id in 0..200_000 {
+                stream.sent(&order(id));
+                sent.store(id, Ordering::Relaxed);
+            }
+        });
+        // The first write does not end before somebody reads, and the budget is far less than what is recorded.
+        tipple_testkit::wait_for("some records", || sent.load(Ordering::Relaxed) > 5000);
+        assert!(!recording.is_finished());
+        std::thread::spawn(move || std::fs::read_to_string(fifo).unwrap())
+    });
+    let report = recorder.shutdown(LONG);
+    let text = reading.join().unwrap();
+    assert_eq!((report.written, report.lost_total()), (200_000, 0));
+    assert!(report.buffer_bytes_max <= 4 << 20);
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    audit(&lines, &report);
+
+    // One that takes nothing at all: each record waits for its time, then it is lost.
+    let (folder, recorder) = blocked(OnFull::Block(Duration::from_millis(1)));
+    let stream = recorder.stream("orders");
+    let mut waits = 0;
+    for id in 0.. {
+        let before = Instant::now();
+        stream.sent(&order(id));
+        waits += u32::from(before.elapsed() >= Duration::from_millis(1));
+        if waits == 50 {
+            break;
+        }
+    }
+    let fifo = folder.path().join("default.ndjson");
+    let reading = std::thread::spawn(move || std::fs::read_to_string(fifo).unwrap());
+    let report = recorder.shutdown(LONG);
+    assert!(report.lost_for(Why::Memory) > 0);
+    let text = reading.join().unwrap();
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    audit(&lines, &report);
+}
+
+const CHILD: &str = "TIPPLE_RECORDER_TEST_PANIC";
+
+/// A message that cannot even be looked at.
+struct Explosive;
+
+impl serde::Serialize for Explosive {
+    fn serialize<S: serde::Serializer>(&self, _serializer: S) -> Result<S::Ok, S::Error> {
+        panic!("within a record")
+    }
+}
+
+/// Not a test of its own: a program whose threads panic.
+#[test]
+fn panicking_child() {
+    let Ok(folder) = std::env::var(CHILD) else {
+        return;
+    };
+    let mut options = RecorderOptions::flight(4 << 20);
+    options.snapshot_folder = folder.clone().into();
+    let recorder = std::sync::Arc::new(Recorder::start(options).unwrap());
+    let told = std::path::Path::new(&folder).join("told");
+    recorder.snapshot_on_panic(Duration::from_secs(3600), move |path| {
+        let path = path.unwrap();
+        let mut all = std::fs::read_to_string(&told).unwrap_or_default();
+        all += &format!("{}\n", path.display());
+        std::fs::write(&told, all).unwrap();
+    });
+    let stream = recorder.stream("orders");
+    (0..100).for_each(|id| stream.sent(&order(id)));
+    let in_thread = stream.clone();
+    let panicked = std::thread::spawn(move || {
+        in_thread.sent(&order(100));
+        panic!("what this thread is for")
+    });
+    assert!(panicked.join().is_err());
+    // In the midst of a record, with the recorder's own state in use.
+    let in_thread = stream.clone();
+    assert!(
+        std::thread::spawn(move || in_thread.sent(&Explosive))
+            .join()
+            .is_err()
+    );
+    stream.sent(&order(101));
+    let report = recorder.shutdown(LONG);
+    assert_eq!((report.attempted, report.lost_for(Why::Error)), (103, 1));
+}
+
+#[test]
+fn a_panic_leaves_a_snapshot() {
+    let folder = TempDir::new().unwrap();
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "flight::panicking_child", "--nocapture"])
+        .env(CHILD, folder.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    // What was to happen at a panic before, happens still.
+    assert!(said.contains("what this thread is for"), "{said}");
+    let told = std::fs::read_to_string(folder.path().join("told")).unwrap();
+    let paths: Vec<&str> = told.lines().collect();
+    assert_eq!(paths.len(), 2);
+    for path in paths {
+        let text = std::fs::read_to_string(path).unwrap();
+        assert_eq!(text.matches("\"order_id\":").count(), 101);
+        assert!(text.contains("\"order_id\":100,") && text.ends_with("\"why\":\"snapshot\"}\n"));
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod accounting;
 mod config;
+mod faults;
 mod files;
 mod flight;
 mod handover;

@@ -186,23 +186,30 @@ impl<'a> EntryRef<'a> {
 }
 
 /// The name of a message whose `Serialize` says none: that of its type without its path, and of what is around it. Empty
-/// for what has no name of its own: numbers, text, lists, maps.
+/// for numbers, tuples, slices, lists and hash maps. As elfo has it, so that lines are the same.
 pub(crate) fn name_of_type(mut path: &str) -> &str {
-    const AROUND: [&str; 7] = ["Option", "Box", "Arc", "Rc", "Cell", "RefCell", "Result"];
-    loop {
-        path = path.trim_start_matches(['&', '(', ' ']);
-        path = path.strip_prefix("mut ").unwrap_or(path);
-        let end = path.find(['<', ',', '>', ')', '[']).unwrap_or(path.len());
-        let (own, rest) = path.split_at(end);
-        let module = own.split("::").next().unwrap_or_default();
-        let name = own.rsplit("::").next().unwrap_or_default();
-        let is_std = ["core", "alloc", "std"].contains(&module);
-        if is_std && AROUND.contains(&name) && rest.starts_with('<') {
-            path = &rest[1..];
-            continue;
-        }
-        let is_plain = !own.contains("::") || is_std;
-        return if is_plain { "" } else { name };
+    const AROUND: [&str; 8] = [
+        "&",
+        "core::option::Option<",
+        "core::result::Result<",
+        "alloc::boxed::Box<",
+        "alloc::sync::Arc<",
+        "alloc::rc::Rc<",
+        "core::cell::Cell<",
+        "core::cell::RefCell<",
+    ];
+    const NAMELESS: [&str; 4] = ["[", "(", "std::collections::", "alloc::vec::"];
+    while let Some(inner) = AROUND.iter().find_map(|around| path.strip_prefix(around)) {
+        path = inner;
+    }
+    if NAMELESS.iter().any(|nameless| path.starts_with(nameless)) {
+        return "";
+    }
+    let end = path.find(['<', '>', ',']).unwrap_or(path.len());
+    let name = path[..end].rsplit("::").next().unwrap_or_default();
+    match name.starts_with(char::is_lowercase) {
+        true => "",
+        false => name,
     }
 }
 
@@ -226,9 +233,14 @@ mod tests {
             ),
             ("u64", ""),
             ("&str", ""),
-            ("alloc::string::String", ""),
+            ("alloc::string::String", "String"),
             ("alloc::vec::Vec<program::Order>", ""),
-            ("(program::Order, u8)", "Order"),
+            (
+                "alloc::collections::btree::map::BTreeMap<u8, u8>",
+                "BTreeMap",
+            ),
+            ("std::collections::hash::map::HashMap<u8, u8>", ""),
+            ("(program::Order, u8)", ""),
             ("[u8; 3]", ""),
             ("()", ""),
         ] {

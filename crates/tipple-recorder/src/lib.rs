@@ -60,6 +60,8 @@ mod compare;
 mod config;
 mod convert;
 mod core;
+#[cfg(feature = "elfo")]
+pub mod elfo;
 mod entry;
 mod error;
 mod file;
@@ -112,7 +114,7 @@ pub use file::put_index;
 pub use follow::Follower;
 pub use index::{BlockEntry, RecordingIndex, TraceFilter};
 pub use loss::Why;
-pub use mode::{hash, hide, is_recording, truncate};
+pub use mode::{hash, hide, is_recording, truncate, unrecorded};
 pub use names::is_recording_name;
 pub use options::{Naming, OnFull, Profile, RecorderOptions, Sync};
 pub use player::{Outcome, Pace, PlayError, Played, Player, Sent};

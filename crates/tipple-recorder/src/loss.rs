@@ -14,6 +14,8 @@ pub enum Why {
     Rate,
     /// Its trace is not among those that are sampled.
     Sampled,
+    /// Its type says that it is not for recordings: [`unrecorded`](crate::unrecorded()).
+    Disabled,
     /// The memory budget was used up, by the policy of the recorder.
     Memory,
     /// Its `Serialize` failed or panicked, or JSON has no such thing.
@@ -28,9 +30,10 @@ pub enum Why {
 
 impl Why {
     /// Each of them, in the order of reports.
-    pub const ALL: [Why; 7] = [
+    pub const ALL: [Why; 8] = [
         Why::Rate,
         Why::Sampled,
+        Why::Disabled,
         Why::Memory,
         Why::Error,
         Why::Size,
@@ -38,13 +41,14 @@ impl Why {
         Why::Shutdown,
     ];
     /// How many a recording thread finds out itself: the first ones.
-    const OF_THREADS: usize = 4;
+    const OF_THREADS: usize = 5;
 
     /// As it stands in loss records.
     pub fn as_str(self) -> &'static str {
         match self {
             Why::Rate => "rate",
             Why::Sampled => "sampled",
+            Why::Disabled => "disabled",
             Why::Memory => "memory",
             Why::Error => "error",
             Why::Size => "size",
@@ -155,13 +159,8 @@ pub(crate) struct LossReader {
 impl LossReader {
     /// Gives what was lost since it was asked last.
     pub(crate) fn take(&mut self, cell: &LossCell, channel: u32, mut lost: impl FnMut(Loss)) {
-        for why in [
-            Why::Rate,
-            Why::Sampled,
-            Why::Memory,
-            Why::Error,
-            Why::Shutdown,
-        ] {
+        let of_threads = &Why::ALL[..Why::OF_THREADS];
+        for &why in of_threads.iter().chain(&[Why::Shutdown]) {
             let (count_seen, to_seen) = &mut self.seen[place(why)];
             let state = cell.read(why);
             let mut count = state.count - *count_seen;

@@ -12,6 +12,8 @@ use serde::{Serialize, Serializer};
 pub(crate) const HIDDEN: &str = "<hidden>";
 /// How a hash begins.
 pub(crate) const HASHED: &str = "<hash:";
+/// The error by which a recorder knows that a message is not for recordings.
+pub(crate) const UNRECORDED: &str = "not for recordings";
 /// How a truncated string ends.
 pub(crate) const TRUNCATED: &str = "<truncated>";
 
@@ -103,6 +105,32 @@ pub fn truncate<const CHARACTERS: usize, T: AsRef<str> + ?Sized, S: Serializer>(
             serializer.collect_str(&format_args!("{kept}{TRUNCATED}"))
         }
         _ => serializer.serialize_str(text),
+    }
+}
+
+/// For `#[serde(serialize_with = "tipple_recorder::unrecorded")]` on the first field of a message, or on a variant of an
+/// enum: the whole message is left out of recordings, and is itself everywhere else. It takes a number, and is a loss by
+/// [`Disabled`](crate::Why::Disabled): one who reads the recording knows that there was something. To leave messages out
+/// without a trace, and without the price of a call, name them in the [configuration](crate::Config::messages).
+///
+/// ```
+/// #[derive(serde::Serialize)]
+/// struct Login {
+///     #[serde(serialize_with = "tipple_recorder::unrecorded")]
+///     user: String,
+///     password: String,
+/// }
+/// ```
+///
+/// # Errors
+/// Those of the serializer; while it is recorded, always.
+pub fn unrecorded<T: Serialize + ?Sized, S: Serializer>(
+    value: &T,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match is_recording() {
+        true => Err(S::Error::custom(UNRECORDED)),
+        false => value.serialize(serializer),
     }
 }
 

@@ -25,7 +25,7 @@ use crate::writer::Writer;
 ///
 /// Dropped without [`shutdown`](Recorder::shutdown), it shuts down within 5 seconds, and nobody sees the report.
 pub struct Recorder {
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
     writer: Mutex<Option<JoinHandle<RecordingReport>>>,
     folder: Option<PathBuf>,
 }

@@ -17,7 +17,7 @@ use crate::entry::{
 use crate::handover::Filling;
 use crate::limit::Allowance;
 use crate::loss::{LossCell, Why};
-use crate::mode::Recording;
+use crate::mode::{Recording, UNRECORDED};
 use crate::tape::{Root, Tape, TapeError};
 use crate::trace;
 
@@ -134,21 +134,41 @@ impl Stream {
             return;
         }
         let mark = Mark {
-            trace: self.trace.unwrap_or_else(trace::current),
+            trace: self.trace_of_now(),
             direction,
             kind,
             name: self.name,
         };
+        let core = &*self.owner.core;
+        self.with_local(|local| local.record(core, meta, &mark, message));
+    }
+
+    /// Takes a number that is lost: somebody else has denied the record, and the recording is to tell.
+    #[cfg(feature = "elfo")]
+    pub(crate) fn lose(&self, why: Why) {
+        let (core, meta) = (&*self.owner.core, &*self.owner.meta);
+        self.with_local(|local| local.lose(core, meta, why));
+    }
+
+    /// The trace of a record that is recorded now.
+    #[inline]
+    pub(crate) fn trace_of_now(&self) -> u64 {
+        self.trace.unwrap_or_else(trace::current)
+    }
+
+    /// What this thread has for the recorder.
+    #[inline]
+    fn with_local(&self, mut work: impl FnMut(&mut Local)) {
         let core = &self.owner.core;
         let done = LOCALS.try_with(|locals| {
             // Taken while a `Serialize` that this thread runs for a recorder records something itself.
             let mut locals = locals.try_borrow_mut().ok()?;
-            locals.of(core).record(core, meta, &mark, message);
+            work(locals.of(core));
             Some(())
         });
         if !matches!(done, Ok(Some(()))) {
             // In the midst of another record, or of the end of the thread: from a place of its own.
-            Local::new(core).record(core, meta, &mark, message);
+            work(&mut Local::new(core));
         }
     }
 
@@ -334,6 +354,16 @@ impl Local {
         }
     }
 
+    /// The place of what there is for a channel.
+    #[inline]
+    fn slot(&mut self, channel: &Channel) -> usize {
+        let at = channel.id as usize;
+        if !matches!(self.slots.get(at), Some(Some(_))) {
+            self.add_slot(channel);
+        }
+        at
+    }
+
     #[cold]
     fn add_slot(&mut self, channel: &Channel) {
         let at = channel.id as usize;
@@ -350,6 +380,24 @@ impl Local {
         });
     }
 
+    #[cfg(feature = "elfo")]
+    fn lose(&mut self, core: &Core, meta: &StreamMeta, why: Why) {
+        let at = self.slot(&meta.channel);
+        let slot = self.slots[at].as_ref().expect("it was added");
+        if core.is_closed.load(Ordering::SeqCst) {
+            return;
+        }
+        // As in `record`.
+        self.side.is_busy.store(true, Ordering::Relaxed);
+        drop(Attempt {
+            side: &self.side,
+            cell: &slot.cell,
+            open: &slot.open,
+            number: meta.channel.group.numbers.next(),
+            lost: Some(why),
+        });
+    }
+
     #[inline]
     fn record<M: Serialize + ?Sized>(
         &mut self,
@@ -359,10 +407,7 @@ impl Local {
         message: &M,
     ) {
         let channel = &*meta.channel;
-        let at = channel.id as usize;
-        if !matches!(self.slots.get(at), Some(Some(_))) {
-            self.add_slot(channel);
-        }
+        let at = self.slot(channel);
         let slot = self.slots[at].as_mut().expect("it was added");
         let mut rule = match channel.has_messages.load(Ordering::Relaxed) {
             false => None,
@@ -454,9 +499,12 @@ fn write<M: Serialize + ?Sized>(
     }
 }
 
-/// A `Serialize` that says it cannot.
+/// A `Serialize` that says it cannot, or is not to be recorded.
 #[cold]
 fn failed(core: &Core, reason: &str) -> Why {
+    if reason == UNRECORDED {
+        return Why::Disabled;
+    }
     core.note_error(reason.to_owned());
     Why::Error
 }

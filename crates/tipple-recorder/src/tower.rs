@@ -100,7 +100,7 @@ where
         };
         stream.record(asked, Kind::Request(id), &(self.layer.request)(&request));
         let (stream, response) = (stream.clone(), response.clone());
-        let trace = trace::current();
+        let trace = stream.trace_of_now();
         let called = self.inner.call(request);
         Box::pin(async move {
             let result = trace::within(trace, called).await;

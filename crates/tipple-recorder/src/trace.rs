@@ -33,6 +33,12 @@ pub fn enter(trace: u64) -> Entered {
     }
 }
 
+/// The thread works for another trace from now on; whoever calls it puts the one before back.
+#[cfg(feature = "tracing")]
+pub(crate) fn set(trace: u64) {
+    CURRENT.set(trace);
+}
+
 /// See [`enter`].
 #[derive(Debug)]
 pub struct Entered {

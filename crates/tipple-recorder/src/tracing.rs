@@ -1,5 +1,6 @@
 //! A layer for `tracing` that makes the trace of a span the trace of what is recorded within it.
 
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracing_core::Subscriber;
@@ -32,11 +33,9 @@ impl TraceLayer {
 /// The trace of a span.
 struct TraceOf(u64);
 
-/// What was entered, so that it can be left again.
-struct Outer(Vec<trace::Entered>);
-
 thread_local! {
-    static OUTER: std::cell::RefCell<Outer> = const { std::cell::RefCell::new(Outer(Vec::new())) };
+    /// The spans that were entered and not left, and the trace that was current before each of them.
+    static ENTERED: RefCell<Vec<(Id, u64)>> = const { RefCell::new(Vec::new()) };
 }
 
 #[derive(Default)]
@@ -94,10 +93,21 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for TraceLayer {
             .extensions()
             .get::<TraceOf>()
             .map_or(0, |trace| trace.0);
-        OUTER.with_borrow_mut(|outer| outer.0.push(trace::enter(trace)));
+        ENTERED.with_borrow_mut(|entered| entered.push((id.clone(), trace::current())));
+        trace::set(trace);
     }
 
-    fn on_exit(&self, _id: &Id, _context: Context<'_, S>) {
-        OUTER.with_borrow_mut(|outer| drop(outer.0.pop()));
+    fn on_exit(&self, id: &Id, _context: Context<'_, S>) {
+        ENTERED.with_borrow_mut(|entered| {
+            let Some(at) = entered.iter().rposition(|(span, _)| span == id) else {
+                return;
+            };
+            let (_, before) = entered.remove(at);
+            match entered.get_mut(at) {
+                None => trace::set(before),
+                // Spans need not be left in the order in which they were entered.
+                Some((_, before_next)) => *before_next = before,
+            }
+        });
     }
 }

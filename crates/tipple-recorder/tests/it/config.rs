@@ -198,3 +198,51 @@ fn fields_are_redacted_in_recordings_and_nowhere_else() {
         );
     }
 }
+
+#[derive(serde::Serialize)]
+struct Credentials {
+    #[serde(serialize_with = "tipple_recorder::unrecorded")]
+    user: &'static str,
+    password: &'static str,
+}
+
+#[derive(serde::Serialize)]
+enum Session {
+    Opened {
+        id: u64,
+    },
+    #[serde(serialize_with = "tipple_recorder::unrecorded")]
+    Token(&'static str),
+}
+
+#[test]
+fn a_message_that_is_not_for_recordings_leaves_its_number_only() {
+    let folder = TempDir::new().unwrap();
+    let recorder = crate::support::start(folder.path());
+    let stream = recorder.stream("sessions");
+    let credentials = Credentials {
+        user: "alice",
+        password: "secret",
+    };
+    stream.sent(&Session::Opened { id: 1 });
+    stream.received(&credentials);
+    stream.received(&credentials);
+    stream.sent(&Session::Token("secret"));
+    stream.sent(&Session::Opened { id: 2 });
+    let report = recorder.shutdown(LONG);
+    let lines = lines(folder.path());
+    audit(&lines, &report);
+    assert_eq!((report.written, report.lost_for(Why::Disabled)), (2, 3));
+    // It is no error, and nothing of it is anywhere.
+    assert_eq!(report.last_error, None);
+    let text = serde_json::to_string(&lines).unwrap();
+    assert!(
+        !text.contains("secret") && !text.contains("alice"),
+        "{text}"
+    );
+    // To others they are themselves.
+    assert_eq!(
+        serde_json::to_string(&(credentials, Session::Token("secret"))).unwrap(),
+        r#"[{"user":"alice","password":"secret"},{"Token":"secret"}]"#
+    );
+}

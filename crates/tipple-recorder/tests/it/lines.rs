@@ -109,7 +109,7 @@ fn every_kind_of_message_is_a_line_as_elfo_writes_it() {
 
 /// Any value that serde can be told of, with every call of a `Serializer`.
 #[derive(Clone, Debug)]
-enum Any {
+pub enum Any {
     Null,
     Bool(bool),
     I64(i64),
@@ -136,7 +136,7 @@ enum Any {
 }
 
 #[derive(Clone, Debug)]
-enum Key {
+pub enum Key {
     Text(String),
     I64(i64),
     U128(u128),
@@ -238,7 +238,7 @@ impl Serialize for Any {
     }
 }
 
-fn anything() -> impl Strategy<Value = Any> {
+pub fn anything() -> impl Strategy<Value = Any> {
     let key = prop_oneof![
         any::<String>().prop_map(Key::Text),
         any::<i64>().prop_map(Key::I64),

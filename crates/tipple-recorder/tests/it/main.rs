@@ -2,10 +2,12 @@
 
 mod accounting;
 mod config;
+mod elfo;
 mod faults;
 mod files;
 mod flight;
 mod handover;
+mod integrations;
 mod killed;
 mod lines;
 mod reading;

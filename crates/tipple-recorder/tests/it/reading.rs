@@ -303,7 +303,7 @@ fn a_table_has_a_row_for_each_record() {
     );
     assert_eq!(
         String::from_utf8(out).unwrap(),
-        "s,mn,m.symbol,m.price,k\n1,Order,SYM1,0.25,\n2,,\"a,\"\"b\"\"\nc\",,\n"
+        "s,mn,m.symbol,m.price,k\n1,Order,SYM1,0.25,\n2,BTreeMap,\"a,\"\"b\"\"\nc\",,\n"
     );
 }
 

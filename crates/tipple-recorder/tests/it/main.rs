@@ -11,4 +11,5 @@ mod integrations;
 mod killed;
 mod lines;
 mod reading;
+mod shipping;
 mod support;

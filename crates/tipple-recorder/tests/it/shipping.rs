@@ -1,0 +1,150 @@
+//! What is in `deploy/recording`: logrotate itself at work, and files that hang together.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use tipple_recorder::{Naming, OnFull, Recorder, RecordingReport, rotate_on_sighup};
+use tipple_testkit::wait_for;
+
+use crate::support::{LONG, audit, lines, options, order};
+
+const CHILD: &str = "TIPPLE_RECORDER_TEST_LOGROTATE";
+
+fn shipped(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/recording");
+    fs::read_to_string(path.join(name)).unwrap()
+}
+
+/// Not a test of its own: a program that records until it is told to end.
+#[test]
+fn rotated_child() {
+    let Ok(folder) = std::env::var(CHILD) else {
+        return;
+    };
+    let place = PathBuf::from(folder);
+    let mut options = options(&place.join("recording"));
+    options.naming = Naming::Fixed;
+    options.on_full = OnFull::Block(LONG);
+    let recorder = Arc::new(Recorder::start(options).unwrap());
+    rotate_on_sighup(&recorder).unwrap();
+    let streams = ["a", "b"].map(|class| recorder.stream("orders").class(class));
+    fs::write(place.join("app.pid"), std::process::id().to_string()).unwrap();
+    let mut id = 0;
+    while !place.join("end").exists() {
+        for _ in 0..100 {
+            id += 1;
+            streams[id as usize % 2].sent(&order(id));
+        }
+        // Load enough: all of it is read again.
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    let report = recorder.shutdown(LONG);
+    assert_eq!(report.lost_total(), 0);
+    fs::write(place.join("written"), report.written.to_string()).unwrap();
+}
+
+#[test]
+fn logrotate_takes_files_away_and_every_record_is_in_one_of_them() {
+    let place = TempDir::new().unwrap();
+    let path = |name: &str| place.path().join(name);
+    fs::create_dir(path("recording")).unwrap();
+    let config = shipped("logrotate.conf")
+        .replace(
+            "/var/lib/app/recording",
+            path("recording").to_str().unwrap(),
+        )
+        .replace("/run/app.pid", path("app.pid").to_str().unwrap());
+    fs::write(path("conf"), config).unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "shipping::rotated_child", "--nocapture"])
+        .env(CHILD, place.path())
+        .spawn()
+        .unwrap();
+    for _ in 0..6 {
+        let both = ["a", "b"].map(|class| path("recording").join(format!("{class}.ndjson")));
+        wait_for("both files, with something in them", || {
+            let has = |path: &PathBuf| fs::metadata(path).is_ok_and(|file| file.len() > 10_000);
+            both.iter().all(has)
+        });
+        let rotated = Command::new("logrotate")
+            .arg("--force")
+            .arg("--state")
+            .arg(path("state"))
+            .arg(path("conf"))
+            .output()
+            .unwrap_or_else(|error| panic!("apt-get install -y logrotate: {error}"));
+        let said = String::from_utf8_lossy(&rotated.stderr);
+        assert!(rotated.status.success() && said.is_empty(), "{said}");
+    }
+    fs::write(path("end"), "").unwrap();
+    assert!(child.wait().unwrap().success());
+    let packed: Vec<PathBuf> = fs::read_dir(path("recording"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "gz"))
+        .collect();
+    assert_eq!(packed.len(), 10);
+    let unpacked = Command::new("gzip").arg("-d").args(&packed).status();
+    assert!(unpacked.unwrap().success());
+    let report = RecordingReport {
+        attempted: fs::read_to_string(path("written"))
+            .unwrap()
+            .parse()
+            .unwrap(),
+        written: fs::read_to_string(path("written"))
+            .unwrap()
+            .parse()
+            .unwrap(),
+        ..Default::default()
+    };
+    audit(&lines(&path("recording")), &report);
+}
+
+/// The columns of the table, but for those that ClickHouse computes.
+fn columns() -> BTreeSet<String> {
+    let sql = shipped("clickhouse.sql");
+    let (_, table) = sql.split_once("CREATE TABLE recording\n(\n").unwrap();
+    let (table, _) = table.split_once("\n)\n").unwrap();
+    let definitions = table.lines().map(str::trim).filter(|line| {
+        let is_column = !line.starts_with("--") && !line.starts_with("INDEX");
+        is_column && !line.contains("MATERIALIZED")
+    });
+    definitions
+        .map(|line| line.split_whitespace().next().unwrap().replace('`', ""))
+        .collect()
+}
+
+#[test]
+fn the_table_has_a_column_for_each_field_of_a_line() {
+    let folder = TempDir::new().unwrap();
+    let mut options = options(folder.path());
+    options.profile = tipple_recorder::Profile::Marked;
+    options.config.rate = Some(tipple_recorder::RecordRate(50));
+    options.config.redact = [("m.symbol".to_owned(), tipple_recorder::Redaction::Hide)].into();
+    let recorder = Recorder::start(options).unwrap();
+    let stream = recorder.stream("orders").key(7);
+    for id in 0..100 {
+        let kind = tipple_recorder::Kind::Request(id);
+        stream.record(tipple_recorder::Direction::In, kind, &order(id));
+    }
+    recorder.shutdown(LONG);
+    let fields: BTreeSet<String> = lines(folder.path())
+        .iter()
+        .flat_map(|line| line.as_object().unwrap().keys().cloned())
+        .collect();
+    assert_eq!(fields, columns());
+    // vector's own checks need vector: here only that it names this table, and files that are whole.
+    let vector = shipped("vector.yaml");
+    for needed in [
+        "table: recording",
+        "/recording/*.ndjson\n",
+        "parse_json!",
+        "type: clickhouse",
+    ] {
+        assert!(vector.contains(needed), "{needed}");
+    }
+}

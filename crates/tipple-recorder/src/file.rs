@@ -294,7 +294,7 @@ impl RecordingFile {
     /// frame as soon as the disk lets it be cut.
     pub(crate) fn write(&mut self) -> io::Result<()> {
         if self.is_torn {
-            self.file.set_len(self.good_bytes)?;
+            self.cut()?;
             self.is_torn = false;
         }
         if self.pending.is_empty() {
@@ -302,7 +302,7 @@ impl RecordingFile {
         }
         if let Err(error) = self.file.write_all(&self.pending) {
             self.is_torn = true;
-            if self.file.set_len(self.good_bytes).is_ok() {
+            if self.cut().is_ok() {
                 self.is_torn = false;
             }
             return Err(error);
@@ -310,6 +310,12 @@ impl RecordingFile {
         self.good_bytes += self.pending.len() as u64;
         self.pending.clear();
         Ok(())
+    }
+
+    /// Cuts what is behind the last whole line. A file that somebody has made shorter stays so.
+    fn cut(&self) -> io::Result<()> {
+        let bytes = self.file.metadata()?.len();
+        self.file.set_len(self.good_bytes.min(bytes))
     }
 
     /// An error of a sync is told once: the system forgets it, and says of the same file later that all is well. Such a
@@ -367,7 +373,7 @@ impl RecordingFile {
     /// Gives up what cannot be written.
     pub(crate) fn abandon(&mut self) {
         if self.is_torn {
-            let _ = self.file.set_len(self.good_bytes);
+            let _ = self.cut();
         }
         self.pending.clear();
     }

@@ -27,12 +27,19 @@
 //!    takes direction and [`Kind`]: request and response with their number. [`trace::enter`] says what this thread works
 //!    for.
 //! 3. **Leave out.** `#[serde(serialize_with = "tipple_recorder::hide")]` on a field ([`hash`](fn@hash), [`truncate`]), or
-//!    a path in the configuration; nowhere else does the field look different. A [`Config`] may be a file that is
-//!    watched: what is recorded, how fast, which messages, which share of traces.
+//!    a path in the configuration; nowhere else does the field look different. [`unrecorded`] leaves out the whole message.
+//!    A [`Config`] may be a file that is watched: what is recorded, how fast, which messages, which share of traces.
 //! 4. **Look.** `tipple record search FOLDER --trace 4618619813630050305`, `stats`, `gaps`, `pair`, `follow`, `diff`; or
 //!    [`search()`], [`gaps`] and their like from a program.
 //! 5. **Play back.** A [`Player`] gives the messages that were received to your handler, and compares what it sends with
 //!    what was sent.
+//!
+//! # What records by itself
+//! Each is a feature of the crate, and off by default: `mpsc` (channels of tokio that record what goes through them),
+//! `tower` (a layer around services; the examples `axum` and `tonic` are whole programs), `tracing` (the trace of a span
+//! is the trace of its records), `signals` (SIGHUP begins new files, another one leaves a snapshot), `elfo` (in the place of elfo's own dumper).
+//! The example `shop` is recorded, searched and played back in the README. What ships closed files is in
+//! `deploy/recording`.
 //!
 //! # What holds
 //! - **Memory**: all of it is [`RecorderOptions::memory_bytes`], from the first record on. When it is used up,
@@ -124,6 +131,6 @@ pub use scan::index_of;
 pub use search::{FieldEquals, Filter, GoOn, Line, SearchReport, search};
 pub use shelf::{FolderShelf, ReadSeek, Shelf};
 #[cfg(feature = "signals")]
-pub use signals::rotate_on_sighup;
+pub use signals::{rotate_on_sighup, snapshot_on_signal};
 pub use sorting::{SortReport, sort};
 pub use stream::Stream;

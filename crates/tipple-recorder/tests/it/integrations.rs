@@ -3,14 +3,17 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tipple_recorder::tracing::TraceLayer;
-use tipple_recorder::{Naming, Recorder, mpsc, rotate_on_sighup, trace};
+use tipple_recorder::{
+    Naming, Recorder, RecorderOptions, mpsc, rotate_on_sighup, snapshot_on_signal, trace,
+};
 use tokio::sync::mpsc::error::{TryRecvError, TrySendError};
 use tracing_subscriber::layer::SubscriberExt;
 
@@ -153,6 +156,35 @@ fn a_hangup_begins_new_files() {
     audit(&lines, &report);
 }
 
+#[test]
+fn a_signal_leaves_a_snapshot() {
+    let folder = TempDir::new().unwrap();
+    let mut options = RecorderOptions::flight(4 << 20);
+    options.snapshot_folder = folder.path().to_owned();
+    let recorder = Arc::new(Recorder::start(options).unwrap());
+    let (told, path) = channel();
+    snapshot_on_signal(
+        &recorder,
+        libc::SIGUSR1,
+        LONG,
+        Duration::ZERO,
+        move |path| told.send(path).unwrap(),
+    )
+    .unwrap();
+    recorder.stream("orders").sent(&order(7));
+    // SAFETY: a signal to this process, which listens for it.
+    #[expect(unsafe_code, reason = "a signal")]
+    unsafe {
+        libc::raise(libc::SIGUSR1);
+    }
+    let path = path.recv_timeout(LONG).unwrap().unwrap();
+    assert!(
+        fs::read_to_string(path)
+            .unwrap()
+            .contains("\"order_id\":7,")
+    );
+}
+
 /// A program of `examples/`, which cargo builds with the tests.
 fn example(name: &str) -> Command {
     let tests = std::env::current_exe().unwrap();
@@ -269,12 +301,4 @@ fn a_service_of_tonic_and_its_client_are_recorded() {
             }
         }
     }
-}
-
-/// For the tests of what is shipped.
-#[allow(dead_code)]
-fn shipped(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../deploy")
-        .join(name)
 }

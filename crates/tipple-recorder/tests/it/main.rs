@@ -1,6 +1,7 @@
 //! Tests of the recorder as a program sees it.
 
 mod accounting;
+mod allocations;
 mod config;
 mod elfo;
 mod faults;

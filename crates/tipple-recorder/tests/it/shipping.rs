@@ -148,3 +148,23 @@ fn the_table_has_a_column_for_each_field_of_a_line() {
         assert!(vector.contains(needed), "{needed}");
     }
 }
+
+#[test]
+fn a_program_gets_few_crates_with_it() {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "--package", "tipple-recorder"])
+        .args(["--edges", "normal", "--prefix", "none", "--no-dedupe"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    let crates: BTreeSet<&str> = std::str::from_utf8(&output.stdout)
+        .unwrap()
+        .lines()
+        .collect();
+    assert!(
+        (20..40).contains(&crates.len()),
+        "{}: {crates:?}",
+        crates.len()
+    );
+}

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tipple_recorder::{Direction, Kind, RecordRate, Recorder, RecorderOptions};
+use tipple_testkit::MiniStack;
 
 use crate::support::Place;
 
@@ -243,4 +244,164 @@ fn what_cannot_be_is_one_line() {
             run.stderr
         );
     }
+}
+
+/// The commands of a section of the README, and the exit code that each is to have.
+fn walk_through(section: &str) -> Vec<(Vec<String>, i32)> {
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    let (_, section) = readme.split_once(&format!("\n## {section}\n")).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let command = |line: &str| {
+        let (command, comment) = line.split_once('#').unwrap_or((line, ""));
+        let words = command.split_whitespace().map(str::to_owned);
+        let exit = comment.trim().strip_prefix("exit code ");
+        let exit = exit.and_then(|text| text.split(':').next()?.parse().ok());
+        (words.collect(), exit.unwrap_or(0))
+    };
+    let lines = section.lines().filter_map(|line| line.strip_prefix("$ "));
+    lines.map(command).collect()
+}
+
+#[test]
+fn the_walk_through_of_the_readme_does_what_it_says() {
+    let place = Place::new();
+    let shop = shop();
+    let folder = place.path("shop").to_str().unwrap().to_owned();
+    let mut said = Vec::new();
+    let commands = walk_through("What a program sent and received");
+    for (words, exit) in &commands {
+        let words: Vec<String> = words
+            .iter()
+            .map(|word| word.replace("/tmp/shop", &folder))
+            .collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let ran = match words[..] {
+            [
+                "cargo",
+                "run",
+                "--release",
+                "--example",
+                "shop",
+                "--",
+                ref args @ ..,
+            ] => place.run_program(&shop, args),
+            ["tipple", ref args @ ..] => place.run(args),
+            _ => panic!("{words:?}"),
+        };
+        assert_eq!(
+            ran.exit,
+            Some(*exit),
+            "{words:?}: {}{}",
+            ran.stdout,
+            ran.stderr
+        );
+        said.push(ran.stdout);
+    }
+    let [recorded, stats, tea, trace, pair, gaps, same, different] = &said[..] else {
+        panic!("{commands:?}");
+    };
+    assert_eq!(recorded, "2000 records, 0 lost\n");
+    assert!(
+        stats.contains("shop default In Order") && stats.contains("shop default Out Receipt"),
+        "{stats}"
+    );
+    let tea = lines(tea);
+    assert_eq!(tea.len(), 3);
+    assert!(
+        tea.iter()
+            .all(|line| line["mn"] == "Order" && line["m"]["symbol"] == "TEA")
+    );
+    let trace = lines(trace);
+    let names: Vec<&Value> = trace.iter().map(|line| &line["mn"]).collect();
+    assert_eq!(names, ["Order", "Receipt"]);
+    assert!(trace.iter().all(|line| line["m"]["id"] == 812));
+    assert!(
+        pair.contains("1,000") && pair.contains("0 unanswered, 0 unasked"),
+        "{pair}"
+    );
+    assert!(gaps.contains("ended cleanly"), "{gaps}");
+    assert_eq!(
+        same,
+        "1000 orders, 1000 receipts as they were, 0 different\n"
+    );
+    assert!(
+        different.starts_with(
+            "1000 orders, 0 receipts as they were, 1000 different\nthe first: m.cents "
+        ),
+        "{different}"
+    );
+}
+
+/// The example, as cargo builds it with the tests.
+fn shop() -> std::path::PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    tests
+        .parent()
+        .unwrap()
+        .with_file_name("examples")
+        .join("shop")
+}
+
+#[test]
+fn closed_files_go_to_a_bucket_and_are_searched_there() {
+    let place = Place::new();
+    let bucket = MiniStack::shared().fresh_bucket();
+    let account = MiniStack::shared().account().env();
+    let variables: Vec<(&str, &str)> = account
+        .iter()
+        .map(|(name, value)| (*name, &**value))
+        .collect();
+    let run = |args: &[&str]| place.run_with(args, &variables);
+    let (store, shop) = (bucket.url("recordings"), shop());
+    let program = shop.to_str().unwrap();
+    // The program records into a folder that is emptied into the bucket.
+    run(&[
+        "supervise",
+        "--dir",
+        "work",
+        "--limit",
+        "64MiB",
+        &store,
+        "--",
+        program,
+        "record",
+        "{dir}",
+        "50000",
+    ])
+    .ok();
+    run(&["verify", &store]).ok();
+    let found = run(&["record", "search", &store, "--trace", "40812"]).ok();
+    let names: Vec<Value> = lines(&found.stdout)
+        .into_iter()
+        .map(|line| line["mn"].clone())
+        .collect();
+    assert_eq!(names, ["Order", "Receipt"]);
+    assert!(
+        run(&["record", "gaps", &store])
+            .ok()
+            .stdout
+            .contains("ended cleanly")
+    );
+    let stats = run(&["record", "stats", &store]).ok().stdout;
+    assert!(stats.contains("50,000"), "{stats}");
+
+    // The same of a compressed one, of which a search reads what it needs.
+    recorded(&place, "recording", "zstd:1");
+    for entry in std::fs::read_dir(place.path("recording")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        bucket.put(&format!("zstd/{name}"), &std::fs::read(&path).unwrap());
+    }
+    let search = |recording: &str| {
+        run(&["record", "search", recording, "--trace", "5"])
+            .ok()
+            .stdout
+    };
+    let there = search(&bucket.url("zstd"));
+    assert_eq!(lines(&there).len(), 20);
+    assert_eq!(there, search("recording"));
+    let none = run(&["record", "search", &bucket.url("nothing")]);
+    assert_eq!(none.exit, Some(2));
+    assert!(none.stderr.contains("has no recordings"), "{}", none.stderr);
 }

@@ -54,6 +54,18 @@ impl Place {
         self.finish(self.command(args).stdout(Stdio::piped()), b"")
     }
 
+    /// Another program, in the same surroundings.
+    pub(crate) fn run_program(&self, program: &Path, args: &[&str]) -> Ran {
+        let mut command = Command::new(program);
+        command
+            .args(args)
+            .current_dir(self.dir.path())
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .stdin(Stdio::null());
+        self.finish(&mut command, b"")
+    }
+
     pub(crate) fn run_with(&self, args: &[&str], variables: &[(&str, &str)]) -> Ran {
         let mut command = self.command(args);
         command.envs(variables.iter().copied());

@@ -139,6 +139,7 @@ async fn started(context: &mut Context) {
 static RECORDER: OnceLock<Recorder> = OnceLock::new();
 
 /// The end of the program: elfo itself takes up to a minute.
+#[expect(clippy::disallowed_methods, reason = "a child of a test")]
 fn end() -> ! {
     if let Some(recorder) = RECORDER.get() {
         let report = recorder.shutdown(LONG);

@@ -200,7 +200,7 @@ fn example(name: &str) -> Command {
     Command::new(program)
 }
 
-fn one<'a>(lines: &'a [Value], wanted: impl Fn(&Value) -> bool) -> &'a Value {
+fn one(lines: &[Value], wanted: impl Fn(&Value) -> bool) -> &Value {
     let mut found = lines.iter().filter(|line| wanted(line));
     let first = found.next().expect("it was recorded");
     assert!(found.next().is_none());

@@ -51,8 +51,6 @@ fn main() {
         Some("snapshot-memory") => snapshot::memory(&args[1], &args[2], &args[3], &args[4]),
         #[cfg(feature = "record")]
         Some("record-one") => record::one(&args[1..]),
-        #[cfg(feature = "record")]
-        Some("record") => record::run(&args[1..]),
         _ => Plan::parse(&args).run(),
     }
 }
@@ -127,6 +125,9 @@ impl Plan {
         if self.wants("snapshot") {
             snapshot::run(self);
         }
+        // Only if it is asked for: it needs a hundred crates that nothing else needs.
+        #[cfg(feature = "record")]
+        record::run(self);
     }
 
     fn raw_load(&self, server: &Memcached, items: u64) -> Figures {

@@ -19,6 +19,12 @@ pub struct Figures {
 }
 
 impl Figures {
+    /// What it printed.
+    #[cfg(feature = "record")]
+    pub fn stdout(&self) -> &str {
+        &self.stdout
+    }
+
     /// The last line of its output, as JSON.
     pub fn report(&self) -> Value {
         let last = self.stdout.lines().last().unwrap_or_default();

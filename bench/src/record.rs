@@ -4,22 +4,24 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufWriter, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use serde_json::json;
-use tipple_recorder::{OnFull, RecordRate, Recorder, RecorderOptions};
+use tipple_recorder::{Naming, OnFull, RecordRate, Recorder, RecorderOptions, trace};
 
-use crate::process::{Figures, measure};
+use crate::Plan;
+use crate::process::{Figures, measure, median};
 
-const RECORDERS: [&str; 8] = [
+const RECORDERS: [&str; 9] = [
     "base",
     "tipple",
     "tipple-zstd",
     "tipple-denied",
+    "tipple-blocked",
     "elfo",
     "elfo-denied",
     "channel",
@@ -125,7 +127,10 @@ pub fn one(args: &[String]) {
             });
             (ns, threads * records)
         }
-        "tipple" | "tipple-zstd" | "tipple-denied" => tipple(name, threads, records, dir),
+        "tipple" | "tipple-zstd" | "tipple-denied" | "tipple-search" => {
+            tipple(name, threads, records, dir)
+        }
+        "tipple-blocked" => blocked(threads, records, dir),
         "elfo" | "elfo-denied" => elfo(name == "elfo-denied", threads, records, dir),
         "channel" => channel(threads, records, dir),
         "tracing" => tracing_json(threads, records, dir),
@@ -150,7 +155,7 @@ fn tipple(name: &str, threads: u64, records: u64, dir: &Path) -> (f64, u64) {
         RecordRate::UNLIMITED
     };
     options.config.rate = Some(rate);
-    if name == "tipple-zstd" {
+    if ["tipple-zstd", "tipple-search"].contains(&name) {
         options.codec = "zstd:1".parse().expect("a codec");
     }
     let recorder = Recorder::start(options).expect("it starts");
@@ -159,10 +164,38 @@ fn tipple(name: &str, threads: u64, records: u64, dir: &Path) -> (f64, u64) {
         .key(0)
         .class("bench")
         .protocol("bench");
-    let ns = produce(threads, records, |_, order| stream.sent(&order));
+    let is_search = name == "tipple-search";
+    let ns = produce(threads, records, |_, order| {
+        let _trace = is_search.then(|| trace::enter(trace_of(order.order_id)));
+        stream.sent(&order);
+    });
     let report = recorder.shutdown(Duration::from_secs(120));
     assert_eq!(report.attempted, threads * records);
     (ns, report.written)
+}
+
+/// Ten messages have a trace; traces look like those of a tracing library.
+fn trace_of(order_id: u64) -> u64 {
+    (order_id / 10).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 1
+}
+
+/// Into a pipe that nobody reads: how much memory that takes, and the thread that records.
+fn blocked(threads: u64, records: u64, dir: &Path) -> (f64, u64) {
+    fs::create_dir_all(dir).expect("a folder");
+    let made = std::process::Command::new("mkfifo")
+        .arg(dir.join("bench.ndjson"))
+        .status();
+    assert!(made.expect("mkfifo").success());
+    let mut options = RecorderOptions::new(dir);
+    options.min_free_bytes = 0;
+    options.naming = Naming::Fixed;
+    options.config.rate = Some(RecordRate::UNLIMITED);
+    let recorder = Recorder::start(options).expect("it starts");
+    let stream = recorder.stream("producers").class("bench");
+    let ns = produce(threads, records, |_, order| stream.sent(&order));
+    println!("{}", json!({"send_ns": ns, "written": 0, "wall_s": 0.0}));
+    // Its writer waits for the disk for ever.
+    std::process::exit(0)
 }
 
 fn channel(threads: u64, records: u64, dir: &Path) -> (f64, u64) {
@@ -339,61 +372,135 @@ fn count_lines(path: &Path, needle: &[u8]) -> u64 {
     lines.map_while(Result::ok).filter(has).count() as u64
 }
 
-/// All of them, on one thread and on two, the best of some rounds.
-pub fn run(args: &[String]) {
-    let number = |at: usize, default: u64| {
-        args.get(at)
-            .map_or(default, |text| text.parse().expect("a number"))
-    };
-    let (records, rounds) = (number(0, 1_000_000), number(1, 3));
-    let only = args.get(2).map(String::as_str);
-    let own = std::env::current_exe().expect("a path");
-    let dir = PathBuf::from("/dev/shm");
-    println!("{records} records a thread, best of {rounds} rounds, CPU ns a record");
+/// What a recorder took, the best of its rounds.
+#[derive(Clone, Copy)]
+struct Best {
+    send_ns: f64,
+    total_ns: f64,
+    mega_lines: f64,
+    rss_mib: f64,
+}
+
+impl Best {
+    fn of(self, other: Option<Best>) -> Best {
+        let other = other.unwrap_or(self);
+        Best {
+            send_ns: self.send_ns.min(other.send_ns),
+            total_ns: self.total_ns.min(other.total_ns),
+            mega_lines: self.mega_lines.max(other.mega_lines),
+            rss_mib: self.rss_mib.max(other.rss_mib),
+        }
+    }
+}
+
+/// All of them, one after the other in each round, on one thread and on two; then a search.
+pub fn run(plan: &Plan) {
+    if plan.only.as_deref() != Some("record") {
+        return;
+    }
+    println!(
+        "{} records a thread, best of {} rounds, CPU ns a record",
+        plan.items, plan.rounds
+    );
     println!(
         "{:16}{:>8}{:>10}{:>10}{:>12}{:>10}",
         "", "threads", "send", "total", "M lines/s", "RSS MiB"
     );
     for threads in [1, 2] {
-        for name in RECORDERS
-            .into_iter()
-            .filter(|name| only.is_none_or(|only| name.starts_with(only)))
-        {
-            let mut best: Option<(f64, f64, f64, f64)> = None;
-            for _ in 0..rounds {
-                let dir = dir.join(format!("tipple-bench-record-{}", std::process::id()));
-                let _ = fs::remove_dir_all(&dir);
-                let figures: Figures = measure(
-                    &own,
-                    &[
-                        "record-one",
-                        name,
-                        &threads.to_string(),
-                        &records.to_string(),
-                        dir.to_str().expect("UTF-8"),
-                    ],
-                );
-                let _ = fs::remove_dir_all(&dir);
-                let report = figures.report();
-                let all = threads * records;
-                if !name.ends_with("denied") {
-                    assert_eq!(report["written"].as_u64(), Some(all), "{name} lost records");
-                }
-                let send = report["send_ns"].as_f64().expect("a number");
-                let total = figures.cpu_s * 1e9 / all as f64;
-                let rate = all as f64 / figures.wall_s / 1e6;
-                let now = (send, total, rate, figures.rss_mib);
-                best = Some(best.map_or(now, |best| {
-                    (
-                        best.0.min(now.0),
-                        best.1.min(now.1),
-                        best.2.max(now.2),
-                        best.3.max(now.3),
-                    )
-                }));
+        let mut best: [Option<Best>; RECORDERS.len()] = [None; RECORDERS.len()];
+        for _ in 0..plan.rounds {
+            for (best, name) in best.iter_mut().zip(RECORDERS) {
+                *best = Some(round(plan, name, threads).of(*best));
             }
-            let (send, total, rate, rss) = best.expect("a round");
-            println!("{name:16}{threads:>8}{send:>10.0}{total:>10.0}{rate:>12.2}{rss:>10.0}");
         }
+        let best = best.map(|best| best.expect("a round"));
+        for (name, best) in RECORDERS.iter().zip(best) {
+            println!(
+                "{name:16}{threads:>8}{:>10.0}{:>10.0}{:>12.2}{:>10.0}",
+                best.send_ns, best.total_ns, best.mega_lines, best.rss_mib
+            );
+        }
+        let of = |name: &str| {
+            best[RECORDERS
+                .iter()
+                .position(|one| *one == name)
+                .expect("one of them")]
+        };
+        let (base, tipple, elfo) = (of("base"), of("tipple"), of("elfo"));
+        println!(
+            "net of the message: send {:.0} ns (elfo {:.0}), denied {:.0} ns; total {:.2} of elfo's; blocked: {:.0} MiB with a budget of 64",
+            tipple.send_ns - base.send_ns,
+            elfo.send_ns - base.send_ns,
+            of("tipple-denied").send_ns - base.send_ns,
+            tipple.total_ns / elfo.total_ns,
+            of("tipple-blocked").rss_mib,
+        );
     }
+    search(plan);
+}
+
+/// One recorder, once, in a process of its own.
+fn round(plan: &Plan, name: &str, threads: u64) -> Best {
+    let dir = plan
+        .dir
+        .join(format!("tipple-bench-record-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&dir);
+    let figures = record_into(&dir, name, threads, plan.items);
+    let _ = fs::remove_dir_all(&dir);
+    let report = figures.report();
+    let all = threads * plan.items;
+    if !name.ends_with("denied") && !name.ends_with("blocked") {
+        assert_eq!(report["written"].as_u64(), Some(all), "{name} lost records");
+    }
+    Best {
+        send_ns: report["send_ns"].as_f64().expect("a number"),
+        total_ns: figures.cpu_s * 1e9 / all as f64,
+        mega_lines: all as f64 / figures.wall_s / 1e6,
+        rss_mib: figures.rss_mib,
+    }
+}
+
+fn record_into(dir: &Path, name: &str, threads: u64, records: u64) -> Figures {
+    let own = std::env::current_exe().expect("a path");
+    let dir = dir.to_str().expect("UTF-8");
+    measure(
+        &own,
+        &[
+            "record-one",
+            name,
+            &threads.to_string(),
+            &records.to_string(),
+            dir,
+        ],
+    )
+}
+
+/// A trace in a compressed recording, beside `zstd -dc` and `grep`, which read all of it.
+fn search(plan: &Plan) {
+    let dir = plan
+        .dir
+        .join(format!("tipple-bench-search-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&dir);
+    let lines = 4 * plan.items;
+    record_into(&dir, "tipple-search", 1, lines);
+    let dir_text = dir.to_str().expect("UTF-8");
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for at in 1..=plan.rounds as u64 {
+        // Another place each time.
+        let trace = trace_of(1_000_000 + lines * at / (plan.rounds as u64 + 1));
+        let found = plan.tipple(&["record", "search", dir_text, "--trace", &trace.to_string()]);
+        let command = format!("zstd -dcq {dir_text}/*.zst | grep -F '\"t\":{trace},'");
+        let grep = measure(Path::new("sh"), &["-c", &command]);
+        assert_eq!(found.stdout(), grep.stdout());
+        assert_eq!(found.stdout().lines().count(), 10);
+        ours.push(found.wall_s);
+        theirs.push(grep.wall_s);
+    }
+    let _ = fs::remove_dir_all(&dir);
+    let (ours, theirs) = (median(ours.into_iter()), median(theirs.into_iter()));
+    println!(
+        "a trace in {:.1} M lines: {ours:.3} s, zstd -dc | grep {theirs:.3} s: {:.3} of it",
+        lines as f64 / 1e6,
+        ours / theirs
+    );
 }

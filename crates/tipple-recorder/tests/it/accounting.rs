@@ -209,7 +209,7 @@ fn a_flush_has_written_what_was_before_it() {
 
 #[test]
 fn a_shutdown_under_load_loses_nothing_that_it_does_not_tell() {
-    for _ in 0..20 {
+    for _ in 0..tipple_testkit::cases(5) {
         let folder = TempDir::new().unwrap();
         let recorder = Recorder::start(options(folder.path())).unwrap();
         let stream = recorder.stream("orders");

@@ -34,6 +34,7 @@ use tipple_flow::{Failure, Party, Stop};
 pub use url::NatsUrl;
 
 use crate::content::time_text;
+use crate::options::ago;
 use crate::place::{Numbering, Place};
 use crate::sink::{Appender, Target};
 use crate::source::{Extent, RangeReader, Stream};
@@ -159,6 +160,26 @@ impl Stream for Nats {
 
     fn look_again(&self, gate: &Gate) -> Result<Extent, Stop> {
         self.extent(Some(gate))
+    }
+
+    /// By `max_msgs`, `max_bytes` and `max_age`; what `max_msgs_per_subject` takes away cannot be foreseen.
+    fn younger_half(&self, extent: &Extent) -> Result<Option<Place>, Failure> {
+        let config = self
+            .access(Party::Source)
+            .look(None)
+            .map_err(ungated)?
+            .config;
+        let limit = |of: i64| u64::try_from(of).ok().filter(|of| *of > 0);
+        let end = extent.end.parts().1;
+        let message_bytes = extent.bytes.checked_div(extent.events).unwrap_or(0).max(1);
+        let by_count = limit(config.max_msgs).map(|most| end.saturating_sub(most / 2));
+        let by_bytes =
+            limit(config.max_bytes).map(|most| end.saturating_sub(most / 2 / message_bytes));
+        let by_age = limit(config.max_age)
+            .map(|most| self.place_at(ago(Duration::from_nanos(most / 2))))
+            .transpose()?;
+        let by_size = by_count.max(by_bytes).map(Place::sequence);
+        Ok(by_size.max(by_age))
     }
 
     /// What it held when it was planned may have changed since.

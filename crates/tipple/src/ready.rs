@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
@@ -281,12 +282,20 @@ impl MemcachedFlags<'_> {
     }
 }
 
+/// How seldom a stream is looked at that is archived.
+const ARCHIVE_PACE_MAX: Duration = Duration::from_secs(5);
+
 fn followed(flags: &FollowFlags) -> Option<Follow> {
     let archive = flags.archive.map(|archived| archived.0);
+    let follow = Follow::default();
     (flags.follow || archive.is_some()).then(|| Follow {
         age: flags.chunk_age.0,
+        // Where the age of events counts, looking takes the server more than a glance.
+        pace: match archive {
+            Some(_) => flags.chunk_age.0.clamp(follow.pace, ARCHIVE_PACE_MAX),
+            None => follow.pace,
+        },
         archive,
-        ..Follow::default()
     })
 }
 

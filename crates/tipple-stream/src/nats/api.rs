@@ -62,6 +62,9 @@ pub(super) struct StreamConfig {
     pub(super) max_msgs: i64,
     #[serde(default)]
     pub(super) max_bytes: i64,
+    /// In nanoseconds.
+    #[serde(default)]
+    pub(super) max_age: i64,
     #[serde(default)]
     pub(super) max_msgs_per_subject: i64,
     #[serde(default)]

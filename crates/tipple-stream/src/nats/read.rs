@@ -17,6 +17,8 @@ use crate::source::{RangeReader, Span};
 
 /// Requests for messages that wait at the server at a time, so that it always has one to serve.
 const REQUESTS: usize = 2;
+/// Messages that younger requests get at most while an older one waits for its turn.
+const PASSED_MAX: u32 = 64;
 /// Messages of a request at most.
 const BATCH: u64 = 20_000;
 /// Bytes of a request at most, unless one message is larger: what the server sends without being asked again.
@@ -74,6 +76,8 @@ struct Request {
     left: u64,
     /// Whether any message came by it.
     served: bool,
+    /// Messages that came by younger requests since the last one by this.
+    passed: u32,
 }
 
 /// Where a reader is in its range.
@@ -341,6 +345,7 @@ impl Session {
                 number,
                 left: batch,
                 served: false,
+                passed: 0,
             });
         }
         Ok(())
@@ -369,19 +374,8 @@ impl Session {
             return Err(Trouble::Lost("a message got lost on its way".into()).into());
         }
         self.delivered += 1;
-        // The server serves one after the other; one that is used up to its last byte ends without a word.
-        let subscription = message.subscription;
-        let of = |request: &Request| request.number == subscription;
-        let mut ended = 0;
-        if let Some(at) = self.requests.iter().position(of) {
-            let request = &mut self.requests[at];
-            request.left -= 1;
-            request.served = true;
-            ended = match request.left {
-                0 => at + 1,
-                _ => at,
-            };
-        }
+        self.note_served(message.subscription)?;
+        let message = self.connection.message();
         let sequence = delivery.stream_sequence;
         if sequence < progress.next {
             return Err(Trouble::Lost("messages came out of order".into()).into());
@@ -394,10 +388,30 @@ impl Session {
             progress.next = sequence + 1;
         }
         self.next = sequence + 1;
-        self.forget(ended)?;
         Ok(Taken::Message {
             pending: delivery.pending,
         })
+    }
+
+    /// A message came by a request. The server serves all that wait in turn (before 2.9, one after the other), and one that
+    /// is used up to its last byte ends without a word: it is over when younger ones are served, and it is not.
+    fn note_served(&mut self, subscription: u64) -> Result<(), Trouble> {
+        let of = |request: &Request| request.number == subscription;
+        let Some(at) = self.requests.iter().position(of) else {
+            return Ok(());
+        };
+        let request = &mut self.requests[at];
+        request.left -= 1;
+        (request.served, request.passed) = (true, 0);
+        for older in self.requests.iter_mut().take(at) {
+            older.passed += 1;
+        }
+        let is_over = |request: &Request| request.left == 0 || request.passed > PASSED_MAX;
+        while let Some(at) = self.requests.iter().position(is_over) {
+            let request = self.requests.remove(at).expect("just found");
+            self.connection.unsubscribe(request.number)?;
+        }
+        Ok(())
     }
 
     /// The first `requests` are over.

@@ -588,3 +588,66 @@ fn what_retention_takes_before_it_is_read_is_exit_code_3() {
     let gap = format!("{} to 4000", 4001 - lost);
     assert_eq!(report["source"]["gone_by_retention"], gap);
 }
+
+/// What a stream may soon forget is taken before it does; what it forgot meanwhile is a loss with its number.
+#[test]
+fn a_stream_with_limits_is_archived_before_it_forgets() {
+    let server = Nats::start("");
+    let mut client = RawNats::connect(server.port());
+    client.create_stream("S", json!({ "subjects": ["s.>"], "max_msgs": 100 }));
+    client.create_stream("B", json!({ "subjects": ["b.>"], "max_bytes": 100_000 }));
+    let url = |stream: &str| format!("nats://127.0.0.1:{}/{stream}", server.port());
+    let place = Place::new();
+    let mut store = |subject: &str, count: usize, payload: &[u8]| {
+        for _ in 0..count {
+            client.store(subject, b"", payload);
+        }
+    };
+    let source = url("S");
+    let archive = [
+        "dump",
+        &source,
+        "d",
+        "--archive",
+        "--chunk-age",
+        "10ms",
+        "--json",
+    ];
+    let archived = || {
+        let shown = place.run(&["cat", "d", "--partial"]).ok().json();
+        let positions: Vec<_> = shown
+            .iter()
+            .map(|event| event["position"].as_u64().unwrap())
+            .collect();
+        positions
+    };
+    for (stored, end) in [(60, 10), (40, 50)] {
+        store("s.x", stored, b"x");
+        let mut running = place.start(&archive);
+        running.wait_for("part");
+        running.signal("KILL");
+        drop(running);
+        assert!(archived().into_iter().eq(1..=end));
+    }
+    store("s.x", 100, b"x");
+    let ended = place.run(&["dump", &source, "d", "--json"]);
+    assert_eq!(ended.exit, Some(3), "{}", ended.stderr);
+    assert_eq!(ended.report()["lost"], json!({ "gone by retention": 50 }));
+    assert!(archived().into_iter().eq((1..=50).chain(101..=200)));
+
+    store("b.x", 90, &[b'x'; 1000]);
+    let source = url("B");
+    let mut running = place.start(&[
+        "dump",
+        &source,
+        "b",
+        "--archive",
+        "--chunk-age",
+        "10ms",
+        "--json",
+    ]);
+    let records = running.wait_for("part")["records"].as_u64().unwrap();
+    assert!((30..60).contains(&records), "{records}");
+    running.signal("INT");
+    assert_eq!(running.end().1, Some(130));
+}

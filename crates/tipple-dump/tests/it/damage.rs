@@ -81,14 +81,11 @@ pub const DAMAGES: &[Damage] = &[
     ("with a bit flipped at the start", |path| flip(path, 0.0)),
     ("with a bit flipped in the middle", |path| flip(path, 0.5)),
     ("with a digit changed", |path| {
-        // The nastiest: still well-formed JSON.
+        // The nastiest: still well-formed JSON. What is sealed may have no digit: then the last byte is changed.
         let mut bytes = fs::read(path).unwrap();
-        let digit = bytes.iter().rposition(u8::is_ascii_digit).unwrap();
-        bytes[digit] = if bytes[digit] == b'9' {
-            b'8'
-        } else {
-            bytes[digit] + 1
-        };
+        let digit = bytes.iter().rposition(u8::is_ascii_digit);
+        let digit = digit.unwrap_or(bytes.len() - 1);
+        bytes[digit] ^= 1;
         fs::write(path, bytes).unwrap();
     }),
 ];

@@ -576,10 +576,11 @@ fn a_plan_is_of_the_life_that_it_was_made_in() {
 
 #[test]
 fn a_cancel_ends_listing_and_fetching() {
-    let memcached = Memcached::start(&[]);
-    fill(&mut memcached.peer(), 20_000, 1);
-    let from = source(&memcached.url(), SourceOptions::default());
     for fetching in [false, true] {
+        // One each: a server goes on for a while with a listing that was given up, and refuses the next one.
+        let memcached = Memcached::start(&[]);
+        fill(&mut memcached.peer(), 20_000, 1);
+        let from = source(&memcached.url(), SourceOptions::default());
         let gate = Gate::new(Rates::default());
         let mut hooks = Hooks {
             listed: &mut |_| {

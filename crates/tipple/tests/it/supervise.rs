@@ -215,8 +215,19 @@ fn without_a_command_it_is_mydumper_and_its_password_is_seen_by_nobody() {
 /// A command whose files are the same each time, and that takes a while.
 const STEADY: &str = "n=0; while [ $n -lt 40 ]; do n=$((n+1)); head -c 200000 /dev/zero | tr '\\0' \"$((n % 10))\" > \"$0/f$n\"; sleep 0.005; done";
 
-fn steady<'a>(place: &Place, extra: &[&'a str]) -> Vec<&'a str> {
-    let _ = place;
+/// The same, which waits in the middle until there is a file `go`, so that it cannot end before it is to.
+fn waiting() -> String {
+    STEADY.replace(
+        "sleep",
+        "[ $n -ne 20 ] || until [ -e go ]; do sleep 0.01; done; sleep",
+    )
+}
+
+fn steady<'a>(extra: &[&'a str]) -> Vec<&'a str> {
+    steady_with(STEADY, extra)
+}
+
+fn steady_with<'a>(command: &'a str, extra: &[&'a str]) -> Vec<&'a str> {
     let mut args = vec![
         "supervise",
         "--dir",
@@ -227,7 +238,7 @@ fn steady<'a>(place: &Place, extra: &[&'a str]) -> Vec<&'a str> {
         "2",
     ];
     args.extend(extra);
-    args.extend(["store", "--", "sh", "-c", STEADY, "{dir}"]);
+    args.extend(["store", "--", "sh", "-c", command, "{dir}"]);
     args
 }
 
@@ -308,7 +319,7 @@ fn killed_at_every_moment_and_given_again() {
     for (name, hits) in moments {
         for hit in *hits {
             let place = Place::new();
-            let args = steady(&place, &[]);
+            let args = steady(&[]);
             let killed = place
                 .command(&args)
                 .env("TIPPLE_KILL_AT", format!("supervise::{name}:{hit}"))
@@ -337,7 +348,7 @@ fn killed_at_every_moment_and_given_again() {
 fn killed_anywhere_again_and_again() {
     for round in 0..u64::from(tipple_testkit::cases(10)) {
         let place = Place::new();
-        let args = steady(&place, &["--json"]);
+        let args = steady(&["--json"]);
         for attempt in 0..1 + round % 3 {
             let mut running = place.start(&args);
             // After so many events, which come with the files.
@@ -408,7 +419,8 @@ fn a_surviving_command_is_ended_before_anything_else() {
 fn an_interrupt_ends_the_command_and_the_same_command_starts_over() {
     for signal in ["INT", "TERM", "HUP"] {
         let place = Place::new();
-        let args = steady(&place, &["--json"]);
+        let waiting = waiting();
+        let args = steady_with(&waiting, &["--json"]);
         let mut running = place.start(&args);
         running.wait_for("file");
         running.signal(signal);
@@ -419,6 +431,7 @@ fn an_interrupt_ends_the_command_and_the_same_command_starts_over() {
             "{last}"
         );
         assert_eq!(writers(&place), Vec::<String>::new());
+        fs::write(place.path("go"), "").unwrap();
         place.run(&args).ok();
         steady_is_stored(&place);
     }
@@ -428,7 +441,7 @@ fn an_interrupt_ends_the_command_and_the_same_command_starts_over() {
 #[test]
 fn it_is_not_suspended_and_under_nohup_not_hung_up() {
     let place = Place::new();
-    let args = steady(&place, &["--json"]);
+    let args = steady(&["--json"]);
     let mut command = Command::new("nohup");
     command
         .arg(env!("CARGO_BIN_EXE_tipple"))
@@ -453,7 +466,9 @@ fn it_is_not_suspended_and_under_nohup_not_hung_up() {
 #[test]
 fn a_pause_by_signal_stops_the_command() {
     let place = Place::new();
-    let mut running = place.start(&steady(&place, &["--json"]));
+    let waiting = waiting();
+    let args = steady_with(&waiting, &["--json"]);
+    let mut running = place.start(&args);
     running.wait_for("file");
     running.signal("USR1");
     running.wait_for("paused");
@@ -462,6 +477,7 @@ fn a_pause_by_signal_stops_the_command() {
         files <= 1 && are_stopped(&place)
     });
     running.signal("USR2");
+    fs::write(place.path("go"), "").unwrap();
     let (last, exit) = running.end();
     assert_eq!(exit, Some(0), "{last}");
     assert!(last["pauses"].as_u64() >= Some(1));
@@ -471,7 +487,8 @@ fn a_pause_by_signal_stops_the_command() {
 #[test]
 fn two_supervisors_of_one_folder() {
     let place = Place::new();
-    let args = steady(&place, &["--json"]);
+    let waiting = waiting();
+    let args = steady_with(&waiting, &["--json"]);
     let mut running = place.start(&args);
     running.wait_for("file");
     let second = place.run(&args);
@@ -481,6 +498,7 @@ fn two_supervisors_of_one_folder() {
         "{}",
         second.stderr
     );
+    fs::write(place.path("go"), "").unwrap();
     let (_, exit) = running.end();
     assert_eq!(exit, Some(0));
 }

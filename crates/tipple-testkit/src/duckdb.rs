@@ -10,10 +10,11 @@ use crate::process::find_program;
 const INSTALL: &str = "python3 -m venv target/tools/duckdb && \
                        target/tools/duckdb/bin/pip install duckdb==2.0.0";
 
-/// Each row becomes an array of its values; numbers and text stay what they are, all else becomes text.
+/// Each row becomes an array of its values; numbers and text stay what they are, all else becomes text. No bar: it would be
+/// drawn into the rows.
 const PROGRAM: &str = "
 import duckdb, json, sys
-duckdb.sql(\"set timezone='UTC'\")
+duckdb.sql(\"set timezone='UTC'; set enable_progress_bar=false\")
 for row in duckdb.sql(sys.argv[1]).fetchall():
     print(json.dumps([v if isinstance(v, (int, float, str, bool, type(None))) else str(v) for v in row]))
 ";

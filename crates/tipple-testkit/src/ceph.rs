@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::account::Account;
 use crate::certificate::Certificate;
-use crate::process::{PORTS_TRIED, ServerProcess, free_port, listens, run};
+use crate::process::{ServerProcess, free_port, listens, on_free_ports, run};
 use crate::raw_s3::{RawS3, fresh_name};
 use crate::wait::wait_for;
 
@@ -50,13 +50,7 @@ impl Ceph {
     /// If Ceph is not installed, or never answers.
     #[track_caller]
     pub fn start() -> Self {
-        for _ in 0..PORTS_TRIED {
-            match Self::try_start() {
-                Ok(ceph) => return ceph,
-                Err(log) => assert!(log.contains("already in use"), "Ceph ended: {log}"),
-            }
-        }
-        panic!("no free ports after {PORTS_TRIED} tries");
+        on_free_ports("Ceph", "already in use", Self::try_start)
     }
 
     /// The one that all tests of this process share; started by the first, stopped when the process ends.

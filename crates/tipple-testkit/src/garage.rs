@@ -8,7 +8,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use tempfile::TempDir;
 
 use crate::account::Account;
-use crate::process::{PORTS_TRIED, ServerProcess, find_program, free_port, listens, output, run};
+use crate::process::{ServerProcess, find_program, free_port, listens, on_free_ports, output, run};
 use crate::raw_s3::{RawS3, fresh_name};
 use crate::wait::wait_for;
 
@@ -37,13 +37,7 @@ impl Garage {
     /// If Garage is not installed, or never answers.
     #[track_caller]
     pub fn start() -> Self {
-        for _ in 0..PORTS_TRIED {
-            match Self::try_start() {
-                Ok(garage) => return garage,
-                Err(log) => assert!(log.contains("in use"), "Garage ended: {log}"),
-            }
-        }
-        panic!("no free ports after {PORTS_TRIED} tries");
+        on_free_ports("Garage", "in use", Self::try_start)
     }
 
     /// The one that all tests of this process share; started by the first, stopped when the process ends.

@@ -6,14 +6,12 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::process::{ServerProcess, free_port, not_started, run};
+use crate::process::{ServerProcess, free_port, not_started, on_free_ports, run};
 use crate::wait::wait_for;
 
 const SERVER: &str = "/usr/sbin/mariadbd";
 const INSTALL: &str =
     "apt-get install -y --no-install-recommends mariadb-server-core mariadb-client-core";
-/// How often a port that somebody else took in between is replaced by another one.
-const PORTS_TRIED: usize = 20;
 
 /// A MariaDB server with its own data in a temporary folder, ready when `start` returns; killed with SIGKILL when
 /// dropped. Its user `root` needs no password on the socket; over TCP there are only users that a test creates.
@@ -38,23 +36,20 @@ impl MariaDb {
             .args(["--skip-test-db", "--user=root"])
             .arg(format!("--datadir={}", dir.path().join("data").display()));
         run(&mut install, INSTALL);
-        for _ in 0..PORTS_TRIED {
+        let program = format!("mariadbd {args:?}");
+        let (process, port) = on_free_ports(&program, "Address already in use", || {
             let port = free_port();
             let mut process = spawn(dir.path(), port, args);
             let socket = dir.path().join("sock");
             wait_for("mariadbd to answer", || {
                 process.has_ended() || answers(&socket)
             });
-            if !process.has_ended() {
-                return Self { process, port, dir };
+            match process.has_ended() {
+                true => Err(fs::read_to_string(dir.path().join("log")).unwrap_or_default()),
+                false => Ok((process, port)),
             }
-            let log = fs::read_to_string(dir.path().join("log")).unwrap_or_default();
-            assert!(
-                log.contains("Address already in use"),
-                "mariadbd {args:?} ended: {log}"
-            );
-        }
-        panic!("no free port after {PORTS_TRIED} tries");
+        });
+        Self { process, port, dir }
     }
 
     /// Its port on 127.0.0.1.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use crate::certificate::{self, Certificate};
-use crate::process::{PORTS_TRIED, ServerProcess, free_port, not_started, program, signal};
+use crate::process::{ServerProcess, free_port, not_started, on_free_ports, program, signal};
 use crate::raw_memcached::RawMemcached;
 use crate::wait::wait_for;
 
@@ -103,7 +103,8 @@ impl Memcached {
             .collect();
         let lines: String = users.iter().map(|(u, p)| format!("{u}:{p}\n")).collect();
         fs::write(dir.path().join("users"), lines).unwrap();
-        for _ in 0..PORTS_TRIED {
+        let program = format!("memcached {args:?}");
+        on_free_ports(&program, "failed to listen", || {
             let listen = listen();
             let process = spawn(
                 &args,
@@ -120,16 +121,11 @@ impl Memcached {
                 certificate: certificate.clone(),
                 dir: Arc::clone(&dir),
             };
-            if server.becomes_ready() {
-                return server;
+            match server.becomes_ready() {
+                true => Ok(server),
+                false => Err(read_log(dir.path())),
             }
-            let log = read_log(dir.path());
-            assert!(
-                log.contains("failed to listen"),
-                "memcached {args:?} ended: {log}"
-            );
-        }
-        panic!("no free port after {PORTS_TRIED} tries");
+        })
     }
 
     /// Waits until this very process answers; `false` if it ended.

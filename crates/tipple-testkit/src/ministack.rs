@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use tempfile::TempDir;
 
 use crate::account::Account;
-use crate::process::{PORTS_TRIED, ServerProcess, find_program, free_port, listens};
+use crate::process::{ServerProcess, find_program, free_port, listens, on_free_ports};
 use crate::raw_s3::RawS3;
 use crate::raw_sqs::RawSqs;
 use crate::wait::wait_for;
@@ -38,20 +38,19 @@ impl MiniStack {
     #[track_caller]
     pub fn start() -> Self {
         let dir = TempDir::new().unwrap();
-        for _ in 0..PORTS_TRIED {
+        let (port, process) = on_free_ports("MiniStack", "in use", || {
             let port = free_port();
             let mut process = spawn(port, dir.path());
-            if becomes_ready(&mut process, port) {
-                return Self {
-                    account: account(port),
-                    process: Mutex::new(process),
-                    dir: Mutex::new(Some(dir)),
-                };
+            match becomes_ready(&mut process, port) {
+                true => Ok((port, process)),
+                false => Err(read_log(dir.path())),
             }
-            let log = read_log(dir.path());
-            assert!(log.contains("in use"), "MiniStack ended: {log}");
+        });
+        Self {
+            account: account(port),
+            process: Mutex::new(process),
+            dir: Mutex::new(Some(dir)),
         }
-        panic!("no free port after {PORTS_TRIED} tries");
     }
 
     /// The one that all tests of this process share; started by the first, stopped when the process ends.

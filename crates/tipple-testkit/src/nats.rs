@@ -6,7 +6,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::process::{PORTS_TRIED, ServerProcess, free_port, signal};
+use crate::process::{ServerProcess, free_port, on_free_ports, signal};
 use crate::raw_nats::RawNats;
 use crate::wait::wait_for;
 
@@ -92,28 +92,20 @@ impl Nats {
 
     #[track_caller]
     fn start_program(program: Program, config: &str) -> Self {
-        let mut dir = TempDir::new().unwrap();
-        for _ in 0..PORTS_TRIED {
-            let port = free_port();
-            let process = spawn(&program, &dir, port, config);
+        on_free_ports("nats-server", "address already in use", || {
+            let (dir, port) = (TempDir::new().unwrap(), free_port());
             let mut server = Self {
-                process,
+                process: spawn(&program, &dir, port, config),
                 program: program.clone(),
                 port,
                 config: config.to_owned(),
                 dir,
             };
-            if server.becomes_ready() {
-                return server;
+            match server.becomes_ready() {
+                true => Ok(server),
+                false => Err(server.log()),
             }
-            let log = server.log();
-            assert!(
-                log.contains("address already in use"),
-                "nats-server ended: {log}"
-            );
-            dir = server.dir;
-        }
-        panic!("no free port after {PORTS_TRIED} tries");
+        })
     }
 
     /// Kills it with SIGKILL, if it runs.

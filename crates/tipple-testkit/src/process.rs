@@ -10,7 +10,27 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// How often a port that somebody else took in between is replaced by another one.
-pub(crate) const PORTS_TRIED: usize = 20;
+const PORTS_TRIED: usize = 20;
+
+/// Lets `start` start a server on ports that are free, again if somebody else took one in between: its error is the log of a
+/// server that ended, which has `in_use` in it if that was why.
+///
+/// # Panics
+/// If it ended for another reason, or 20 times.
+#[track_caller]
+pub(crate) fn on_free_ports<T>(
+    program: &str,
+    in_use: &str,
+    mut start: impl FnMut() -> Result<T, String>,
+) -> T {
+    for _ in 0..PORTS_TRIED {
+        match start() {
+            Ok(server) => return server,
+            Err(log) => assert!(log.contains(in_use), "{program} ended: {log}"),
+        }
+    }
+    panic!("no free port after {PORTS_TRIED} tries");
+}
 
 /// The most memory the running process `pid` ever had resident, in bytes (`VmHWM`).
 ///

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::process::{PORTS_TRIED, ServerProcess, free_port, listens, signal};
+use crate::process::{ServerProcess, free_port, listens, on_free_ports, signal};
 use crate::wait::wait_for;
 
 // Debian's server is this program under another name. Its own package would start a service of the system.
@@ -36,29 +36,22 @@ impl Redis {
     pub fn start(args: &[&str]) -> Self {
         let password = args.iter().position(|arg| *arg == "--requirepass");
         let password = password.map(|at| args[at + 1].to_owned());
-        let mut dir = TempDir::new().unwrap();
         let args: Vec<_> = args.iter().map(|arg| (*arg).to_owned()).collect();
-        for _ in 0..PORTS_TRIED {
-            let port = free_port();
-            let process = spawn(&dir, port, &args);
+        let program = format!("redis-server {args:?}");
+        on_free_ports(&program, "Address already in use", || {
+            let (dir, port) = (TempDir::new().unwrap(), free_port());
             let mut server = Self {
-                process,
+                process: spawn(&dir, port, &args),
                 port,
                 args: args.clone(),
                 password: password.clone(),
                 dir,
             };
-            if server.becomes_ready() {
-                return server;
+            match server.becomes_ready() {
+                true => Ok(server),
+                false => Err(server.log()),
             }
-            let log = server.log();
-            assert!(
-                log.contains("Address already in use"),
-                "redis-server {args:?} ended: {log}"
-            );
-            dir = server.dir;
-        }
-        panic!("no free port after {PORTS_TRIED} tries");
+        })
     }
 
     #[track_caller]

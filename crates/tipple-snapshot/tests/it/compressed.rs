@@ -9,7 +9,7 @@ use tipple_snapshot::{
     Compression, HashMap, Keys, SnapshotFolder, SnapshotOptions, ValueTimes, WrittenSnapshot,
 };
 
-use crate::forged::forge;
+use crate::forging::forge;
 use crate::memory;
 use crate::support::{HOUR, Place, Words, words};
 

@@ -2,43 +2,11 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
 
-use tipple_snapshot::{
-    Dumpable, HashMap, Keys, Seeded, SnapshotFolder, SnapshotName, SnapshotOptions, ValueTimes,
-};
+use tipple_snapshot::{Keys, SnapshotFolder, SnapshotName, SnapshotOptions, ValueTimes};
 
+use crate::frozen_value::{Frozen, NAME, value};
 use crate::support::Place;
-
-#[derive(Debug, Dumpable, PartialEq)]
-struct Frozen {
-    id: u64,
-    names: HashMap<String, Option<i32>>,
-    list: Vec<u16>,
-    kind: Kind,
-}
-
-#[derive(Debug, Dumpable, PartialEq)]
-enum Kind {
-    Plain,
-    Until { time: SystemTime },
-}
-
-fn value() -> Frozen {
-    let mut names = HashMap::with_hasher(Seeded::with_seed(7));
-    names.insert("only".to_owned(), Some(-5));
-    Frozen {
-        id: 300,
-        names,
-        // A section of two frames.
-        list: (0..100_000u32).map(|n| n as u16).collect(),
-        kind: Kind::Until {
-            time: SystemTime::UNIX_EPOCH + Duration::new(5, 6),
-        },
-    }
-}
-
-const NAME: &str = "2020-10-28T174608.907090Z-v3";
 
 fn options(encrypted: bool) -> SnapshotOptions {
     SnapshotOptions {

@@ -2,6 +2,9 @@
 //!
 //!     tipple-snapshot-big-endian FIXTURES
 
+#[path = "../../it/frozen_value.rs"]
+mod frozen_value;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::net::SocketAddr;
@@ -12,24 +15,10 @@ use serde::{Deserialize, Serialize};
 use tipple_snapshot::testing::{assert_roundtrip, from_bytes, to_bytes};
 use tipple_snapshot::tools::SnapshotFile;
 use tipple_snapshot::{
-    Compression, Dumpable, HashMap, Keys, Schema, Seeded, Serde, SnapshotFolder, SnapshotName, SnapshotOptions, ValueTimes,
-    userver,
+    Compression, Dumpable, Keys, Schema, Serde, SnapshotFolder, SnapshotName, SnapshotOptions, ValueTimes, userver,
 };
 
-/// The value of the fixtures: as in `tests/it/frozen.rs`.
-#[derive(Debug, Dumpable, PartialEq)]
-struct Frozen {
-    id: u64,
-    names: HashMap<String, Option<i32>>,
-    list: Vec<u16>,
-    kind: Kind,
-}
-
-#[derive(Debug, Dumpable, PartialEq)]
-enum Kind {
-    Plain,
-    Until { time: SystemTime },
-}
+use self::frozen_value::{Frozen, NAME, value};
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Foreign {
@@ -38,8 +27,6 @@ struct Foreign {
     texts: Vec<Option<String>>,
 }
 
-const NAME: &str = "2020-10-28T174608.907090Z-v3";
-
 fn main() {
     assert!(cfg!(target_endian = "big"), "this is no such machine");
     let fixtures = PathBuf::from(std::env::args().nth(1).expect("the folder of the fixtures"));
@@ -47,17 +34,6 @@ fn main() {
     fixture(&fixtures.join("plain"));
     userver_bytes();
     println!("the same on a big-endian machine");
-}
-
-fn frozen() -> Frozen {
-    let mut names = HashMap::with_hasher(Seeded::with_seed(7));
-    names.insert("only".to_owned(), Some(-5));
-    Frozen {
-        id: 300,
-        names,
-        list: (0..100_000u32).map(|n| n as u16).collect(),
-        kind: Kind::Until { time: SystemTime::UNIX_EPOCH + Duration::new(5, 6) },
-    }
 }
 
 fn numbers() {
@@ -97,7 +73,7 @@ fn fixture(file: &Path) {
         let read = || {
             let found = folder.load::<Frozen>();
             assert!(found.failures.is_empty(), "{:?}", found.failures);
-            assert_eq!(found.loaded.unwrap().value, frozen());
+            assert_eq!(found.loaded.unwrap().value, value());
             let mut file = SnapshotFile::open(&path, None, &Keys::none()).unwrap();
             file.verify().unwrap();
             assert_eq!(file.inspect().fingerprint, Schema::of::<Frozen>().fingerprint());
@@ -105,7 +81,7 @@ fn fixture(file: &Path) {
         read();
         std::fs::remove_file(&path).unwrap();
         let name: SnapshotName = NAME.parse().unwrap();
-        let written = folder.write(&frozen(), ValueTimes::at(name.updated())).unwrap();
+        let written = folder.write(&value(), ValueTimes::at(name.updated())).unwrap();
         assert_eq!(written.path, path);
         read();
         if compression == Compression::None {

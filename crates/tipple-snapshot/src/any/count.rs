@@ -54,6 +54,15 @@ macro_rules! plain {
     };
 }
 
+/// Values whose fields are looked at.
+macro_rules! summed {
+    ($($name:ident($(_: $type:ty),*);)*) => {
+        $(fn $name(self, $(_: $type),*) -> Result<Sum, Counted> {
+            Ok(Sum::default())
+        })*
+    };
+}
+
 impl Serializer for Counter {
     type Ok = Option<u64>;
     type Error = Counted;
@@ -110,36 +119,12 @@ impl Serializer for Counter {
         Err(Counted(len.map(|len| len as u64)))
     }
 
-    fn serialize_tuple(self, _: usize) -> Result<Sum, Counted> {
-        Ok(Sum::default())
-    }
-
-    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Sum, Counted> {
-        Ok(Sum::default())
-    }
-
-    fn serialize_tuple_variant(
-        self,
-        _: &'static str,
-        _: u32,
-        _: &'static str,
-        _: usize,
-    ) -> Result<Sum, Counted> {
-        Ok(Sum::default())
-    }
-
-    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Sum, Counted> {
-        Ok(Sum::default())
-    }
-
-    fn serialize_struct_variant(
-        self,
-        _: &'static str,
-        _: u32,
-        _: &'static str,
-        _: usize,
-    ) -> Result<Sum, Counted> {
-        Ok(Sum::default())
+    summed! {
+        serialize_tuple(_: usize);
+        serialize_tuple_struct(_: &'static str, _: usize);
+        serialize_tuple_variant(_: &'static str, _: u32, _: &'static str, _: usize);
+        serialize_struct(_: &'static str, _: usize);
+        serialize_struct_variant(_: &'static str, _: u32, _: &'static str, _: usize);
     }
 }
 

@@ -79,6 +79,15 @@ impl Open<'_, '_> {
     }
 }
 
+/// Numbers that are written as wider ones.
+macro_rules! widened {
+    ($($name:ident: $type:ty => $wider:ident,)*) => {
+        $(fn $name(self, value: $type) -> Done {
+            self.$wider(value.into())
+        })*
+    };
+}
+
 impl<'w, 'a> Serializer for Dumper<'w, 'a> {
     type Ok = ();
     type Error = SnapshotError;
@@ -94,16 +103,9 @@ impl<'w, 'a> Serializer for Dumper<'w, 'a> {
         self.0.byte(if value { tag::TRUE } else { tag::FALSE })
     }
 
-    fn serialize_i8(self, value: i8) -> Done {
-        self.serialize_i64(value.into())
-    }
-
-    fn serialize_i16(self, value: i16) -> Done {
-        self.serialize_i64(value.into())
-    }
-
-    fn serialize_i32(self, value: i32) -> Done {
-        self.serialize_i64(value.into())
+    widened! {
+        serialize_i8: i8 => serialize_i64, serialize_i16: i16 => serialize_i64, serialize_i32: i32 => serialize_i64,
+        serialize_u8: u8 => serialize_u64, serialize_u16: u16 => serialize_u64, serialize_u32: u32 => serialize_u64,
     }
 
     fn serialize_i64(self, value: i64) -> Done {
@@ -127,18 +129,6 @@ impl<'w, 'a> Serializer for Dumper<'w, 'a> {
                 self.0.unsigned_128(!value as u128)
             }
         }
-    }
-
-    fn serialize_u8(self, value: u8) -> Done {
-        self.serialize_u64(value.into())
-    }
-
-    fn serialize_u16(self, value: u16) -> Done {
-        self.serialize_u64(value.into())
-    }
-
-    fn serialize_u32(self, value: u32) -> Done {
-        self.serialize_u64(value.into())
     }
 
     fn serialize_u64(self, value: u64) -> Done {

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use tempfile::TempDir;
 use tipple_dump::{
     Depth, DumpError, ErrorKind, Job, LoadOptions, VerifyOptions, dump, load, verify,
 };
@@ -13,8 +14,32 @@ use crate::round_trip::small;
 use crate::source::{Keep, Numbers, NumbersContent};
 
 fn open(dir: &Path) -> std::sync::Arc<dyn Store> {
+    open_for(dir, Access::Read)
+}
+
+fn open_for(dir: &Path, access: Access) -> std::sync::Arc<dyn Store> {
     let url: StoreUrl = dir.to_str().unwrap().parse().unwrap();
-    open_store(&url, Access::Read, &StoreOptions::default()).unwrap()
+    open_store(&url, access, &StoreOptions::default()).unwrap()
+}
+
+/// A finished dump, and the folder that it goes with.
+fn dumped(source: &Numbers) -> (TempDir, PathBuf) {
+    let whole = tempfile::tempdir().unwrap();
+    let dir = whole.path().join("dump");
+    let store = open_for(&dir, Access::Write);
+    dump(&Job::default(), source, &[store.as_ref()], &small(2)).unwrap();
+    (whole, dir)
+}
+
+fn load_error(dir: &Path) -> ErrorKind {
+    let options = LoadOptions::default();
+    let loaded = load(
+        &Job::default(),
+        open(dir).as_ref(),
+        &Keep::default(),
+        &options,
+    );
+    loaded.unwrap_err().kind()
 }
 
 fn problems(dir: &Path, depth: Depth) -> Result<u64, DumpError> {
@@ -99,15 +124,11 @@ fn flip(path: &Path, place: f64) {
 
 #[test]
 fn a_damaged_part_is_no_part_of_what_was_verified() {
-    let whole = tempfile::tempdir().unwrap();
-    let dir = whole.path().join("dump");
-    let url: StoreUrl = dir.to_str().unwrap().parse().unwrap();
-    let store = open_store(&url, Access::Write, &StoreOptions::default()).unwrap();
     let source = Numbers {
         bytes: |_| 1000,
         ..Numbers::new(6000, 3000)
     };
-    dump(&Job::default(), &source, &[store.as_ref()], &small(2)).unwrap();
+    let (_whole, dir) = dumped(&source);
     let part = kinds(&dir).remove(1);
     let record: serde_json::Value = serde_json::from_slice(&fs::read(part).unwrap()).unwrap();
     let chunks = record["chunks"].as_array().unwrap();
@@ -137,12 +158,8 @@ fn a_damaged_part_is_no_part_of_what_was_verified() {
 
 #[test]
 fn every_damage_to_every_kind_of_file_is_found_and_nothing_wrong_is_loaded() {
-    let whole = tempfile::tempdir().unwrap();
     let source = Numbers::new(3000, 1000);
-    let url: StoreUrl = whole.path().join("dump").to_str().unwrap().parse().unwrap();
-    let store = open_store(&url, Access::Write, &StoreOptions::default()).unwrap();
-    dump(&Job::default(), &source, &[store.as_ref()], &small(2)).unwrap();
-    let dir = whole.path().join("dump");
+    let (_whole, dir) = dumped(&source);
     assert_eq!(problems(&dir, Depth::Full).unwrap(), 0);
     assert_eq!(problems(&dir, Depth::Quick).unwrap(), 0);
 
@@ -238,8 +255,7 @@ impl Unfinished {
     }
 
     fn go_on(&self) -> Result<tipple_dump::Report, DumpError> {
-        let url: StoreUrl = self.dir.to_str().unwrap().parse().unwrap();
-        let store = open_store(&url, Access::Write, &StoreOptions::default()).unwrap();
+        let store = open_for(&self.dir, Access::Write);
         dump(&Job::default(), &self.source, &[store.as_ref()], &small(2))
     }
 
@@ -355,57 +371,23 @@ fn an_unfinished_dump_with_any_damage_goes_on_rightly_or_not_at_all() {
 
 #[test]
 fn a_finished_dump_without_its_head_is_damaged() {
-    let whole = tempfile::tempdir().unwrap();
-    let dir = whole.path().join("dump");
-    let url: StoreUrl = dir.to_str().unwrap().parse().unwrap();
-    let store = open_store(&url, Access::Write, &StoreOptions::default()).unwrap();
-    dump(
-        &Job::default(),
-        &Numbers::new(3000, 1000),
-        &[store.as_ref()],
-        &small(2),
-    )
-    .unwrap();
+    let (_whole, dir) = dumped(&Numbers::new(3000, 1000));
     fs::remove_file(dir.join("HEAD.json")).unwrap();
     assert_eq!(problems(&dir, Depth::Full).unwrap(), 1);
-    let options = LoadOptions::default();
-    let loaded = load(
-        &Job::default(),
-        open(&dir).as_ref(),
-        &Keep::default(),
-        &options,
-    );
-    assert_eq!(loaded.unwrap_err().kind(), ErrorKind::Damaged);
+    assert_eq!(load_error(&dir), ErrorKind::Damaged);
 }
 
 #[test]
 fn a_missing_chunk_is_damage_and_no_failure_of_the_store() {
-    let whole = tempfile::tempdir().unwrap();
-    let dir = whole.path().join("dump");
-    let url: StoreUrl = dir.to_str().unwrap().parse().unwrap();
-    let store = open_store(&url, Access::Write, &StoreOptions::default()).unwrap();
-    let source = Numbers::new(3000, 1000);
-    dump(&Job::default(), &source, &[store.as_ref()], &small(2)).unwrap();
+    let (_whole, dir) = dumped(&Numbers::new(3000, 1000));
     fs::remove_file(kinds(&dir).remove(0)).unwrap();
     assert_eq!(problems(&dir, Depth::Full).unwrap(), 1);
-    let options = LoadOptions::default();
-    let loaded = load(
-        &Job::default(),
-        open(&dir).as_ref(),
-        &Keep::default(),
-        &options,
-    );
-    assert_eq!(loaded.unwrap_err().kind(), ErrorKind::Damaged);
+    assert_eq!(load_error(&dir), ErrorKind::Damaged);
 }
 
 #[test]
 fn files_that_changed_places_are_found() {
-    let whole = tempfile::tempdir().unwrap();
-    let source = Numbers::new(3000, 1000);
-    let dir = whole.path().join("dump");
-    let url: StoreUrl = dir.to_str().unwrap().parse().unwrap();
-    let store = open_store(&url, Access::Write, &StoreOptions::default()).unwrap();
-    dump(&Job::default(), &source, &[store.as_ref()], &small(2)).unwrap();
+    let (_whole, dir) = dumped(&Numbers::new(3000, 1000));
     for sub in ["chunks", "parts"] {
         let mut paths: Vec<_> = fs::read_dir(dir.join(sub))
             .unwrap()
@@ -446,15 +428,11 @@ fn files_that_changed_places_are_found() {
 
 #[test]
 fn stock_tools_read_every_dump() {
-    let whole = tempfile::tempdir().unwrap();
-    let dir = whole.path().join("dump");
-    let url: StoreUrl = dir.to_str().unwrap().parse().unwrap();
-    let store = open_store(&url, Access::Write, &StoreOptions::default()).unwrap();
     let source = Numbers {
         bytes: |n| if n == 5 { 3_000_000 } else { 200 },
         ..Numbers::new(3000, 1000)
     };
-    dump(&Job::default(), &source, &[store.as_ref()], &small(2)).unwrap();
+    let (_whole, dir) = dumped(&source);
     let run = |command: &str| {
         let status = std::process::Command::new("sh")
             .args(["-ec", command])

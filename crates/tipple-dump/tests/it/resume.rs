@@ -7,7 +7,9 @@ use tipple_dump::{
 };
 use tipple_flow::Resume;
 
-use crate::round_trip::{assert_good, interrupt_after_first_part, memory_store, small};
+use crate::round_trip::{
+    assert_good, interrupt_after_first_part, loaded, memory_store, prune_leftovers, small,
+};
 use crate::source::{Keep, Numbers};
 
 #[test]
@@ -29,24 +31,9 @@ fn a_dump_broken_off_anywhere_goes_on_to_the_same_records() {
         let report = dump(&Job::default(), &source, &[store.as_ref()], &small(2)).unwrap();
         assert_eq!(report.records, source.expected().len() as u64);
         // Chunks of the first run that no record lists may be left; they are told and can be removed.
-        prune(
-            store.as_ref(),
-            &PruneOptions {
-                delete: true,
-                ..PruneOptions::default()
-            },
-        )
-        .unwrap();
+        prune_leftovers(store.as_ref());
         assert_good(store.as_ref(), report.records);
-        let keep = Keep::default();
-        load(
-            &Job::default(),
-            store.as_ref(),
-            &keep,
-            &LoadOptions::default(),
-        )
-        .unwrap();
-        assert_eq!(keep.numbers(), source.expected());
+        assert_eq!(loaded(store.as_ref()), source.expected());
     }
 }
 
@@ -105,14 +92,7 @@ fn a_source_with_another_life_is_dumped_anew_and_never_mixed() {
                 .iter()
                 .any(|item| item.why.contains("does not count"))
     );
-    prune(
-        store.as_ref(),
-        &PruneOptions {
-            delete: true,
-            ..PruneOptions::default()
-        },
-    )
-    .unwrap();
+    prune_leftovers(store.as_ref());
     assert!(
         prune(store.as_ref(), &PruneOptions::default())
             .unwrap()
@@ -329,21 +309,9 @@ fn a_plan_that_broke_off_begins_anew_and_nothing_is_dumped_twice() {
         };
         let report = dump(&Job::default(), &source, &[store.as_ref()], &small(2)).unwrap();
         assert_eq!(report.records, 1000);
-        let delete = PruneOptions {
-            delete: true,
-            ..PruneOptions::default()
-        };
-        prune(store.as_ref(), &delete).unwrap();
+        prune_leftovers(store.as_ref());
         assert_good(store.as_ref(), 1000);
-        let keep = Keep::default();
-        load(
-            &Job::default(),
-            store.as_ref(),
-            &keep,
-            &LoadOptions::default(),
-        )
-        .unwrap();
-        assert_eq!(keep.numbers(), source.expected());
+        assert_eq!(loaded(store.as_ref()), source.expected());
     }
 }
 

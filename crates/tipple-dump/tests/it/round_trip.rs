@@ -6,7 +6,7 @@ use tipple_budget::Rates;
 use tipple_chunk::{Codec, KeyRing};
 use tipple_dump::{
     CatOptions, CopyOptions, Depth, DumpOptions, ErrorKind, Event, Job, LoadOptions, PartRange,
-    VerifyOptions, cat, copy, dry_run, dump, list, load, verify,
+    PruneOptions, VerifyOptions, cat, copy, dry_run, dump, list, load, prune, verify,
 };
 use tipple_store::{Access, Store, StoreOptions, StoreUrl, open_store};
 
@@ -64,15 +64,24 @@ pub fn assert_good_with(store: &dyn Store, records: u64, keys: Option<&KeyRing>)
     assert_eq!(report.unlisted, 0);
 }
 
-fn loaded(store: &dyn Store, threads: usize, keys: Option<&KeyRing>) -> Vec<u64> {
+/// The numbers that a sink gets.
+pub fn loaded(store: &dyn Store) -> Vec<u64> {
+    loaded_with(store, &LoadOptions::default())
+}
+
+fn loaded_with(store: &dyn Store, options: &LoadOptions) -> Vec<u64> {
     let keep = Keep::default();
-    let options = LoadOptions {
-        threads,
-        keys: keys.cloned(),
-        ..LoadOptions::default()
-    };
-    load(&Job::default(), store, &keep, &options).unwrap();
+    load(&Job::default(), store, &keep, options).unwrap();
     keep.numbers()
+}
+
+/// Deletes what unfinished attempts left.
+pub fn prune_leftovers(store: &dyn Store) {
+    let options = PruneOptions {
+        delete: true,
+        ..PruneOptions::default()
+    };
+    prune(store, &options).unwrap();
 }
 
 proptest! {
@@ -111,9 +120,13 @@ proptest! {
         prop_assert_eq!(report.records + report.outcomes.values().sum::<u64>() + report.lost_total(), records);
         prop_assert!(report.memory_bytes_max <= report.memory_bytes_budget);
         prop_assert_eq!(report.memory_bytes_budget, options.memory_bytes(&source, &[]));
-        let keys = options.keys.as_ref();
-        assert_good_with(store.as_ref(), report.records, keys);
-        prop_assert_eq!(loaded(store.as_ref(), threads, keys), expected);
+        assert_good_with(store.as_ref(), report.records, options.keys.as_ref());
+        let loading = LoadOptions {
+            threads,
+            keys: options.keys,
+            ..LoadOptions::default()
+        };
+        prop_assert_eq!(loaded_with(store.as_ref(), &loading), expected);
     }
 }
 
@@ -237,13 +250,14 @@ fn cat_shows_records_in_order_and_parts_can_be_chosen() {
     };
     // At most 40 of the parts that hold 30..90.
     assert_eq!(show(options), (30..70).collect::<Vec<_>>());
-    let keep = Keep::default();
     let options = LoadOptions {
         parts: Some(PartRange { from: 3, to: 4 }),
         ..LoadOptions::default()
     };
-    load(&Job::default(), store.as_ref(), &keep, &options).unwrap();
-    assert_eq!(keep.numbers(), (90..100).collect::<Vec<_>>());
+    assert_eq!(
+        loaded_with(store.as_ref(), &options),
+        (90..100).collect::<Vec<_>>()
+    );
 }
 
 #[test]

@@ -15,7 +15,7 @@ use tipple_dump::{
 use tipple_store::{Access, Store, StoreUrl, open_store};
 
 use crate::damage::{DAMAGES, kinds};
-use crate::round_trip::{assert_good, assert_good_with, memory_store, small};
+use crate::round_trip::{assert_good, assert_good_with, memory_store, prune_leftovers, small};
 use crate::source::{Keep, Numbers, NumbersContent, record};
 
 /// Keys of these names, each of 32 times its byte.
@@ -279,11 +279,7 @@ fn a_broken_off_dump_goes_on_with_its_key_and_no_other() {
         let rotated = sealed_with(ring(&[("new", 9), ("k", 1)]));
         let report = dump(&Job::default(), &source, &[store], &rotated).unwrap();
         assert_eq!(report.records, 6000);
-        let options = PruneOptions {
-            delete: true,
-            ..PruneOptions::default()
-        };
-        prune(store, &options).unwrap();
+        prune_leftovers(store);
         assert_good_with(store, 6000, Some(&key()));
         let keep = Keep::default();
         load_into(&keep, store, Some(key())).unwrap();

@@ -5,7 +5,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::process::Command;
 
-use crate::process::{Figures, measure_command, median};
+use crate::process::{measure_command, print_table};
 use crate::{Plan, memory, remove};
 
 const EVENTS: u64 = 1_000_000;
@@ -47,23 +47,16 @@ pub fn run(plan: &Plan) {
             remove(gone);
         }
     }
-    println!(
-        "\nlog, {EVENTS} events of {LINE_BYTES} bytes   wall s   CPU s    events/s   max RSS MiB"
+    print_table(
+        &format!("log, {EVENTS} events of {LINE_BYTES} bytes"),
+        EVENTS,
+        "events",
+        &[
+            ("append (goal >= 300000/s)", &append),
+            ("dump, none (goal >= 1000000/s)", &dumped),
+            ("load", &loaded),
+        ],
     );
-    let of = |figures: &[Figures], what: fn(&Figures) -> f64| median(figures.iter().map(what));
-    for (name, figures) in [
-        ("append (goal >= 300000/s)", &append),
-        ("dump, none (goal >= 1000000/s)", &dumped),
-        ("load", &loaded),
-    ] {
-        let wall = of(figures, |f| f.wall_s);
-        println!(
-            "  {name:<32} {wall:>6.2} {:>7.2} {:>11.0} {:>13.0}",
-            of(figures, |f| f.cpu_s),
-            EVENTS as f64 / wall,
-            of(figures, |f| f.rss_mib)
-        );
-    }
     memory::within_budget("dump of a log", &dumped);
     memory::within_budget("load into a log", &loaded);
     remove(folder);

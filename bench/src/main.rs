@@ -19,7 +19,7 @@ mod spool;
 
 use std::path::{Path, PathBuf};
 
-use process::{Figures, measure, median};
+use process::{Figures, measure, median, median_of, print_table};
 use server::Memcached;
 
 /// What is measured, and how often.
@@ -188,7 +188,6 @@ impl Plan {
                 remove(Path::new(&dir));
             }
         }
-        let of = |figures: &[Figures], what: fn(&Figures) -> f64| median(figures.iter().map(what));
         let raw_said = |field: &'static str| {
             median(
                 raw.iter()
@@ -215,12 +214,15 @@ impl Plan {
         for (name, figures) in [("tipple, none", &none), ("tipple, zstd:1", &zstd)] {
             row(
                 name,
-                of(figures, |f| f.wall_s),
-                of(figures, |f| f.cpu_s),
-                Some(of(figures, |f| f.rss_mib)),
+                median_of(figures, |f| f.wall_s),
+                median_of(figures, |f| f.cpu_s),
+                Some(median_of(figures, |f| f.rss_mib)),
             );
         }
-        let (wall, cpu) = (of(&none, |f| f.wall_s), of(&none, |f| f.cpu_s));
+        let (wall, cpu) = (
+            median_of(&none, |f| f.wall_s),
+            median_of(&none, |f| f.cpu_s),
+        );
         println!(
             "  items/s of tipple none, against the raw client that lists and fetches (goal >= 0.85): {:.2}",
             (fetch_s + list_s) / wall
@@ -274,19 +276,15 @@ impl Plan {
             assert_eq!(empty.items(), self.items);
         }
         remove(Path::new(&dir));
-        let of = |figures: &[Figures], what: fn(&Figures) -> f64| median(figures.iter().map(what));
-        println!("\nload                         wall s   client CPU s    items/s");
-        for (name, figures) in [("raw set noreply", &raw), ("tipple", &tipple)] {
-            let wall = of(figures, |f| f.wall_s);
-            println!(
-                "  {name:<26} {wall:>6.2} {:>14.2} {:>10.0}",
-                of(figures, |f| f.cpu_s),
-                self.items as f64 / wall
-            );
-        }
+        print_table(
+            "load",
+            self.items,
+            "items",
+            &[("raw set noreply", &raw), ("tipple", &tipple)],
+        );
         println!(
             "  items/s of tipple, against the raw client that checks nothing (goal >= 0.85): {:.2}",
-            of(&raw, |f| f.wall_s) / of(&tipple, |f| f.wall_s)
+            median_of(&raw, |f| f.wall_s) / median_of(&tipple, |f| f.wall_s)
         );
         memory::within_budget("load", &tipple);
     }
@@ -301,14 +299,11 @@ impl Plan {
                 &format!("exec {} {} dump >/dev/null", tool.display(), full.addr()),
             ],
         );
-        println!("\nmemcached-tool dump          wall s   client CPU s    items/s   max RSS MiB");
-        println!(
-            "  {:<26} {:>6.2} {:>14.2} {:>10.0} {:>13.0}",
-            "",
-            figures.wall_s,
-            figures.cpu_s,
-            self.items as f64 / figures.wall_s,
-            figures.rss_mib
+        print_table(
+            "memcached-tool",
+            self.items,
+            "items",
+            &[("dump", &[figures])],
         );
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tipple_testkit::{Nats, RawNats};
 
-use crate::process::{Figures, measure, median};
+use crate::process::{measure, median_of, print_table};
 use crate::{Plan, memory, remove};
 
 const EVENTS: u64 = 1_000_000;
@@ -79,28 +79,23 @@ fn of_size(plan: &Plan, bytes: u64) {
         );
     }
     remove(Path::new(&dump));
-    let of = |figures: &[Figures], what: fn(&Figures) -> f64| median(figures.iter().map(what));
-    println!("\nNATS, {EVENTS} events of {bytes} bytes   wall s   CPU s    events/s   max RSS MiB");
-    for (name, figures) in [
-        ("pull consumer", &pulled),
-        ("dump, none", &dumped),
-        ("publisher", &published),
-        ("load", &loaded),
-    ] {
-        let wall = of(figures, |f| f.wall_s);
-        println!(
-            "  {name:<32} {wall:>6.2} {:>7.2} {:>11.0} {:>13.0}",
-            of(figures, |f| f.cpu_s),
-            EVENTS as f64 / wall,
-            of(figures, |f| f.rss_mib)
-        );
-    }
+    print_table(
+        &format!("NATS, {EVENTS} events of {bytes} bytes"),
+        EVENTS,
+        "events",
+        &[
+            ("pull consumer", &pulled),
+            ("dump, none", &dumped),
+            ("publisher", &published),
+            ("load", &loaded),
+        ],
+    );
     for (name, bare, tipple) in [
         ("pull consumer", &pulled, &dumped),
         ("publisher", &published, &loaded),
     ] {
-        let ratio = of(bare, |f| f.wall_s) / of(tipple, |f| f.wall_s);
-        let cpu = of(tipple, |f| f.cpu_s) / of(bare, |f| f.cpu_s);
+        let ratio = median_of(bare, |run| run.wall_s) / median_of(tipple, |run| run.wall_s);
+        let cpu = median_of(tipple, |run| run.cpu_s) / median_of(bare, |run| run.cpu_s);
         println!("  speed against the bare {name} (goal >= 0.9): {ratio:.2}; CPU: {cpu:.2}");
     }
     memory::within_budget("dump of NATS", &dumped);

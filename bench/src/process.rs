@@ -90,6 +90,26 @@ pub fn median(figures: impl Iterator<Item = f64>) -> f64 {
     sorted[sorted.len() / 2]
 }
 
+/// The median of one figure of several runs.
+pub fn median_of(runs: &[Figures], what: fn(&Figures) -> f64) -> f64 {
+    median(runs.iter().map(what))
+}
+
+/// Prints the medians of runs that moved `amount` of `unit` each, a row for each name.
+pub fn print_table(title: &str, amount: u64, unit: &str, rows: &[(&str, &[Figures])]) {
+    let (per_second, memory) = (format!("{unit}/s"), "max RSS MiB");
+    println!("\n{title:<34} wall s   CPU s {per_second:>11} {memory:>13}");
+    for (name, runs) in rows {
+        let wall = median_of(runs, |run| run.wall_s);
+        println!(
+            "  {name:<32} {wall:>6.2} {:>7.2} {:>11.0} {:>13.0}",
+            median_of(runs, |run| run.cpu_s),
+            amount as f64 / wall,
+            median_of(runs, |run| run.rss_mib)
+        );
+    }
+}
+
 fn rss_max_kib(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;

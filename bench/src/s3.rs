@@ -7,7 +7,7 @@ use std::process::Command;
 
 use tipple_testkit::{Account, Ceph};
 
-use crate::process::{Figures, measure_command, median};
+use crate::process::{Figures, measure_command, median_of, print_table};
 use crate::{Plan, memory, remove};
 
 /// What one upload carries.
@@ -75,33 +75,26 @@ pub fn run(plan: &Plan) {
             command
         });
     }
-    let of = |figures: &[Figures], what: fn(&Figures) -> f64| median(figures.iter().map(what));
-    println!(
-        "\nupload of {} MiB to Ceph     wall s   client CPU s      MiB/s   max RSS MiB",
-        bytes >> 20
+    print_table(
+        &format!("upload of {} MiB to Ceph", bytes >> 20),
+        bytes >> 20,
+        "MiB",
+        &[
+            ("tipple dump, none", &tipple),
+            ("tipple, of a dump on disk", &copied),
+            ("rclone copy", &rclone),
+            ("aws s3 cp --recursive", &aws),
+        ],
     );
-    for (name, figures) in [
-        ("tipple dump, none", &tipple),
-        ("tipple, of a dump on disk", &copied),
-        ("rclone copy", &rclone),
-        ("aws s3 cp --recursive", &aws),
-    ] {
-        let wall = of(figures, |f| f.wall_s);
-        println!(
-            "  {name:<26} {wall:>6.2} {:>14.2} {:>10.0} {:>13.0}",
-            of(figures, |f| f.cpu_s),
-            (bytes >> 20) as f64 / wall,
-            of(figures, |f| f.rss_mib)
-        );
-    }
-    let best = of(&rclone, |f| f.wall_s).min(of(&aws, |f| f.wall_s));
+    let wall = |runs: &[Figures]| median_of(runs, |run| run.wall_s);
+    let best = wall(&rclone).min(wall(&aws));
     println!(
         "  bytes/s of tipple with the same files, against the faster of the two (goal >= 0.9): {:.2}",
-        best / of(&copied, |f| f.wall_s)
+        best / wall(&copied)
     );
     println!(
         "  bytes/s of tipple that makes them meanwhile, against the faster of the two:         {:.2}",
-        best / of(&tipple, |f| f.wall_s)
+        best / wall(&tipple)
     );
     memory::within_budget("dump to S3", &tipple);
     memory::within_budget("copy to S3", &copied);

@@ -13,7 +13,6 @@ mod ready;
 mod record;
 mod running;
 mod signals;
-mod snapshot_cli;
 mod tour;
 mod units;
 mod verbs;
@@ -23,7 +22,7 @@ use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
-use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use clap::{ArgMatches, FromArgMatches};
 
 use crate::cli::Cli;
 use crate::error::{CliError, Kind};
@@ -65,7 +64,7 @@ fn run(args: &[OsString]) -> u8 {
 /// What was typed, over what the settings file says. The inner error is help that was asked for.
 fn parse(args: &[OsString]) -> Result<Result<ArgMatches, clap::Error>, CliError> {
     use clap::error::ErrorKind as K;
-    let mut command = Cli::command();
+    let mut command = cli::command();
     if let Some(path) = config::path(args) {
         command = config::apply(command, &path)?;
     }

@@ -75,12 +75,7 @@ pub(crate) struct SearchArgs {
     pub(crate) filter: FilterFlags,
 
     /// At most so many lines
-    #[arg(
-        long,
-        value_name = "N",
-        env = "TIPPLE_RECORD_LIMIT",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "N", env = "TIPPLE_RECORD_LIMIT")]
     pub(crate) limit: Option<u64>,
 }
 
@@ -95,12 +90,7 @@ pub(crate) struct FollowArgs {
     pub(crate) output: OutputFlags,
 
     /// End after so many lines
-    #[arg(
-        long,
-        value_name = "N",
-        env = "TIPPLE_RECORD_LIMIT",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "N", env = "TIPPLE_RECORD_LIMIT")]
     pub(crate) limit: Option<u64>,
 }
 
@@ -120,7 +110,7 @@ pub(crate) struct SortArgs {
     pub(crate) search: SearchArgs,
 
     /// The new file; standard output if it is not given
-    #[arg(long, value_name = "FILE", env = "TIPPLE_RECORD_OUTPUT", hide_env_values = true, value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", env = "TIPPLE_RECORD_OUTPUT", value_hint = ValueHint::FilePath)]
     pub(crate) output_file: Option<PathBuf>,
 
     /// What does not fit into this memory waits in temporary files
@@ -128,8 +118,7 @@ pub(crate) struct SortArgs {
         long,
         value_name = "SIZE",
         default_value = "256MiB",
-        env = "TIPPLE_RECORD_MEMORY",
-        hide_env_values = true
+        env = "TIPPLE_RECORD_MEMORY"
     )]
     pub(crate) memory: ByteSize,
 }
@@ -144,13 +133,12 @@ pub(crate) struct ConvertArgs {
         long,
         value_name = "PATH",
         value_delimiter = ',',
-        env = "TIPPLE_RECORD_COLUMNS",
-        hide_env_values = true
+        env = "TIPPLE_RECORD_COLUMNS"
     )]
     pub(crate) columns: Vec<String>,
 
     /// The new file; standard output if it is not given
-    #[arg(long, value_name = "FILE", env = "TIPPLE_RECORD_OUTPUT", hide_env_values = true, value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", env = "TIPPLE_RECORD_OUTPUT", value_hint = ValueHint::FilePath)]
     pub(crate) output_file: Option<PathBuf>,
 }
 
@@ -168,8 +156,7 @@ pub(crate) struct DiffArgs {
         long,
         value_name = "PATH",
         value_delimiter = ',',
-        env = "TIPPLE_RECORD_IGNORE",
-        hide_env_values = true
+        env = "TIPPLE_RECORD_IGNORE"
     )]
     pub(crate) ignore: Vec<String>,
 
@@ -184,20 +171,15 @@ pub(crate) struct DiffArgs {
 #[command(next_help_heading = "Which lines")]
 pub(crate) struct FilterFlags {
     /// Of this trace
-    #[arg(
-        long,
-        value_name = "NUMBER",
-        env = "TIPPLE_RECORD_TRACE",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "NUMBER", env = "TIPPLE_RECORD_TRACE")]
     trace: Option<u64>,
 
     /// Not before this time: 2026-11-20T15:08:58Z, or nanoseconds of Unix time
-    #[arg(long, value_name = "TIME", value_parser = time_ns, env = "TIPPLE_RECORD_FROM", hide_env_values = true)]
+    #[arg(long, value_name = "TIME", value_parser = time_ns, env = "TIPPLE_RECORD_FROM")]
     from: Option<u64>,
 
     /// Before this time
-    #[arg(long, value_name = "TIME", value_parser = time_ns, env = "TIPPLE_RECORD_TO", hide_env_values = true)]
+    #[arg(long, value_name = "TIME", value_parser = time_ns, env = "TIPPLE_RECORD_TO")]
     to: Option<u64>,
 
     /// Of this message: Order, Event::Placed; of one of several
@@ -205,8 +187,7 @@ pub(crate) struct FilterFlags {
         long,
         value_name = "NAME",
         value_delimiter = ',',
-        env = "TIPPLE_RECORD_NAME",
-        hide_env_values = true
+        env = "TIPPLE_RECORD_NAME"
     )]
     name: Vec<String>,
 
@@ -215,8 +196,7 @@ pub(crate) struct FilterFlags {
         long,
         value_name = "GROUP",
         value_delimiter = ',',
-        env = "TIPPLE_RECORD_GROUP",
-        hide_env_values = true
+        env = "TIPPLE_RECORD_GROUP"
     )]
     group: Vec<String>,
 
@@ -225,8 +205,7 @@ pub(crate) struct FilterFlags {
         long,
         value_name = "KEY",
         value_delimiter = ',',
-        env = "TIPPLE_RECORD_KEY",
-        hide_env_values = true
+        env = "TIPPLE_RECORD_KEY"
     )]
     key: Vec<String>,
 
@@ -235,44 +214,28 @@ pub(crate) struct FilterFlags {
         long,
         value_name = "CLASS",
         value_delimiter = ',',
-        env = "TIPPLE_RECORD_CLASS",
-        hide_env_values = true
+        env = "TIPPLE_RECORD_CLASS"
     )]
     class: Vec<String>,
 
     /// In this direction: in or out
-    #[arg(long, value_name = "DIRECTION", value_parser = direction, env = "TIPPLE_RECORD_DIRECTION", hide_env_values = true)]
+    #[arg(long, value_name = "DIRECTION", value_parser = direction, env = "TIPPLE_RECORD_DIRECTION")]
     direction: Option<Direction>,
 
     /// With this number, or one from the first to the last: 7, 7..20
-    #[arg(long, value_name = "NUMBERS", value_parser = numbers, env = "TIPPLE_RECORD_SEQ", hide_env_values = true)]
+    #[arg(long, value_name = "NUMBERS", value_parser = numbers, env = "TIPPLE_RECORD_SEQ")]
     seq: Option<(u64, u64)>,
 
     /// With this correlation of a request and its response
-    #[arg(
-        long,
-        value_name = "NUMBER",
-        env = "TIPPLE_RECORD_CORRELATION",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "NUMBER", env = "TIPPLE_RECORD_CORRELATION")]
     correlation: Option<u64>,
 
     /// With a field that equals a value: m.symbol=BTCUSDT, m.price=1.5; all of several
-    #[arg(
-        long,
-        value_name = "PATH=VALUE",
-        env = "TIPPLE_RECORD_FIELD",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "PATH=VALUE", env = "TIPPLE_RECORD_FIELD")]
     field: Vec<FieldEquals>,
 
     /// With this text anywhere
-    #[arg(
-        long,
-        value_name = "TEXT",
-        env = "TIPPLE_RECORD_TEXT",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "TEXT", env = "TIPPLE_RECORD_TEXT")]
     text: Option<String>,
 }
 

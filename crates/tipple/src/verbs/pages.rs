@@ -1,14 +1,12 @@
 //! `tipple completions` and `tipple man`: what packagers and shells want.
 
-use clap::CommandFactory;
-
-use crate::cli::{Cli, CompletionsArgs, ManArgs};
+use crate::cli::{self, CompletionsArgs, ManArgs};
 use crate::error::{CliError, Kind};
 use crate::output::print;
 
 pub(super) fn completions(args: &CompletionsArgs) -> Result<u8, CliError> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "tipple", &mut script);
+    clap_complete::generate(args.shell, &mut cli::command(), "tipple", &mut script);
     print(&String::from_utf8_lossy(&script))?;
     Ok(0)
 }
@@ -16,7 +14,7 @@ pub(super) fn completions(args: &CompletionsArgs) -> Result<u8, CliError> {
 pub(super) fn man(args: &ManArgs) -> Result<u8, CliError> {
     let unwritable =
         |place: &str, error| CliError::new(Kind::Budget, format!("cannot write {place}: {error}"));
-    let mut command = Cli::command();
+    let mut command = cli::command();
     if let Some(dir) = &args.dir {
         let place = dir.display().to_string();
         std::fs::create_dir_all(dir).map_err(|error| unwritable(&place, error))?;

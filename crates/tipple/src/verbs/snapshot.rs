@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use tipple_snapshot::tools::{self, SnapshotFile, time_text};
 use tipple_snapshot::{Keys, MaxAge, SnapshotError, SnapshotOptions};
 
-use crate::error::{CliError, Kind};
-use crate::output::{Answer, Output, print};
-use crate::snapshot_cli::{
+use crate::cli::snapshot::{
     CatArgs, DiffArgs, LookArgs, PruneArgs, SealedFlags, SnapshotArgs, SnapshotVerb,
 };
+use crate::error::{CliError, Kind};
+use crate::output::{Answer, Output, print};
 use crate::units::{bytes, counted};
 
 const BUFFER_BYTES: usize = 256 << 10;

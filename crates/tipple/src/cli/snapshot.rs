@@ -2,10 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::builder::BoolishValueParser;
 use clap::{Args, Subcommand, ValueHint};
 
-use crate::cli::{KeyFlags, OutputFlags};
+use super::{KeyFlags, OutputFlags};
 use crate::units::Span;
 
 #[derive(Debug, Args)]
@@ -49,7 +48,7 @@ pub(crate) struct CatArgs {
     pub(crate) path: PathBuf,
 
     /// At most so many lines
-    #[arg(long, value_name = "N", env = "TIPPLE_LIMIT", hide_env_values = true)]
+    #[arg(long, value_name = "N", env = "TIPPLE_LIMIT")]
     pub(crate) limit: Option<u64>,
 
     #[command(flatten)]
@@ -81,13 +80,7 @@ pub(crate) struct PruneArgs {
     pub(crate) folder: PathBuf,
 
     /// How many snapshots of the newest version stay
-    #[arg(
-        long,
-        value_name = "N",
-        env = "TIPPLE_MAX_COUNT",
-        hide_env_values = true,
-        default_value_t = 1
-    )]
+    #[arg(long, value_name = "N", env = "TIPPLE_MAX_COUNT", default_value_t = 1)]
     pub(crate) max_count: u64,
 
     /// How many of other builds stay, for a rollback
@@ -95,22 +88,16 @@ pub(crate) struct PruneArgs {
         long,
         value_name = "N",
         env = "TIPPLE_PREVIOUS_COUNT",
-        hide_env_values = true,
         default_value_t = 1
     )]
     pub(crate) previous_count: u64,
 
     /// What is older goes, by the time in its name [default: nothing is too old]
-    #[arg(
-        long,
-        value_name = "DURATION",
-        env = "TIPPLE_MAX_AGE",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "DURATION", env = "TIPPLE_MAX_AGE")]
     pub(crate) max_age: Option<Span>,
 
     /// Delete what is shown; without it, nothing is touched
-    #[arg(long, env = "TIPPLE_YES", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "TIPPLE_YES")]
     pub(crate) yes: bool,
 
     #[command(flatten)]
@@ -124,16 +111,11 @@ pub(crate) struct PruneArgs {
 #[command(mut_arg("encrypt_key", |arg| arg.help("A key file of `tipple keygen`, instead of --secrets")))]
 pub(crate) struct SealedFlags {
     /// The service's file of secrets, with the keys by the names of caches: {"CACHE_DUMP_SECRET_KEYS": {"NAME": "BASE64"}}
-    #[arg(long, value_name = "FILE", env = "TIPPLE_SECRETS", hide_env_values = true, value_hint = ValueHint::FilePath, conflicts_with = "encrypt_key")]
+    #[arg(long, value_name = "FILE", env = "TIPPLE_SECRETS", value_hint = ValueHint::FilePath, conflicts_with = "encrypt_key")]
     pub(crate) secrets: Option<PathBuf>,
 
     /// The name of the cache [default: the name of the snapshot's folder]
-    #[arg(
-        long,
-        value_name = "NAME",
-        env = "TIPPLE_CACHE_NAME",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "NAME", env = "TIPPLE_CACHE_NAME")]
     pub(crate) name: Option<String>,
 
     #[command(flatten)]

@@ -7,7 +7,7 @@ use tipple_dump::{DumpError, Job};
 use tipple_supervise::SuperviseError;
 
 use crate::error::{CliError, Kind};
-use crate::output::{Output, Watching, WatchingFiles};
+use crate::output::{Output, watch, watch_files};
 use crate::signals::Listening;
 
 /// Runs `work` as a job: its events and its progress are told, and signals reach its gate.
@@ -20,7 +20,7 @@ pub(crate) fn run<T>(
     let listener = Arc::clone(output);
     let job = Arc::new(Job::new(rates).on_event(move |event| listener.event(event)));
     let _listening = Listening::start(Arc::clone(&job), Arc::clone(output))?;
-    let watching = Watching::start(verb, Arc::clone(&job), Arc::clone(output));
+    let watching = watch(verb, Arc::clone(&job), output);
     let result = work(&job);
     // The bars are gone before anyone tells how it ended.
     drop(watching);
@@ -41,7 +41,7 @@ pub(crate) fn run_files<T>(
     let job = tipple_supervise::Job::new().on_event(move |event| listener.files_event(event));
     let job = Arc::new(job);
     let _listening = Listening::start(Arc::clone(&job), Arc::clone(output))?;
-    let watching = WatchingFiles::start(verb, limit_bytes, Arc::clone(&job), Arc::clone(output));
+    let watching = watch_files(verb, limit_bytes, Arc::clone(&job), output);
     let result = work(&job);
     drop(watching);
     result.map_err(|error| match (error, verb) {

@@ -1,116 +1,47 @@
 //! What the user sees of jobs on files: a spinner or a line now and then, events in JSON, and the report.
 
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::json;
 use tipple_budget::GateState;
 use tipple_supervise::{Job, Report};
 
 use crate::output::meter::{Meter, Sample};
-use crate::output::{Answer, Output};
+use crate::output::watching::{Drawing, Due};
+use crate::output::{Answer, Output, Watching};
 use crate::units::{bytes, counted, time};
 
-const TICK: Duration = Duration::from_millis(100);
-const JSON_EVERY: Duration = Duration::from_secs(1);
-const LINE_EVERY: Duration = Duration::from_secs(5);
-
-/// Draws for as long as it exists.
-pub(crate) struct WatchingFiles {
-    stop: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl WatchingFiles {
-    /// `limit_bytes`: of the command's folder, if there is a command.
-    pub(crate) fn start(
-        verb: &'static str,
-        limit_bytes: Option<u64>,
-        job: Arc<Job>,
-        output: Arc<Output>,
-    ) -> Self {
-        if !output.progress && !output.json {
-            return Self {
-                stop: None,
-                thread: None,
-            };
-        }
-        let (stop, stopped) = channel();
-        let thread = std::thread::spawn(move || {
-            let mut drawing = Drawing::new(verb, limit_bytes, &job, &output);
-            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(TICK) {
-                drawing.tick(Instant::now());
-            }
-            drawing.end();
-        });
-        Self {
-            stop: Some(stop),
-            thread: Some(thread),
-        }
-    }
-}
-
-impl Drop for WatchingFiles {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            // A display that panicked has said so, and must not end the job.
-            let _ = thread.join();
-        }
-    }
-}
-
-struct Drawing<'a> {
+/// Draws for as long as what it returns exists. `limit_bytes`: of the command's folder, if there is a command.
+pub(crate) fn watch_files(
     verb: &'static str,
     limit_bytes: Option<u64>,
-    job: &'a Job,
-    output: &'a Output,
+    job: Arc<Job>,
+    output: &Arc<Output>,
+) -> Watching {
+    let to = Arc::clone(output);
+    Watching::start(output, move || Files::new(verb, limit_bytes, job, to))
+}
+
+struct Files {
+    verb: &'static str,
+    limit_bytes: Option<u64>,
+    job: Arc<Job>,
+    output: Arc<Output>,
     meter: Meter,
-    json_at: Instant,
-    line_at: Instant,
     bar: Option<(MultiProgress, ProgressBar)>,
 }
 
-impl<'a> Drawing<'a> {
-    fn new(verb: &'static str, limit_bytes: Option<u64>, job: &'a Job, output: &'a Output) -> Self {
-        let now = Instant::now();
-        // A supervised command writes to the same terminal, and a bar would wipe its words away.
-        let is_alone = limit_bytes.is_none();
-        let bar = (output.progress && output.is_terminal() && is_alone).then(|| {
-            let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10));
-            let bar = all.add(ProgressBar::new_spinner());
-            let template = "{spinner} {prefix} {wide_msg}";
-            bar.set_style(ProgressStyle::with_template(template).expect("it is a template"));
-            bar.set_prefix(verb);
-            (all, bar)
-        });
-        if let Some((all, _)) = &bar {
-            *output.bars.lock().unwrap_or_else(PoisonError::into_inner) = Some(all.clone());
-        }
-        Self {
-            verb,
-            limit_bytes,
-            job,
-            output,
-            meter: Meter::default(),
-            json_at: now,
-            line_at: now,
-            bar,
-        }
-    }
-
-    fn tick(&mut self, now: Instant) {
+impl Drawing for Files {
+    fn tick(&mut self, now: Instant, due: &mut Due) {
         let progress = self.job.progress();
         self.meter.add(Sample {
             at: now,
             records: progress.files(),
             bytes: progress.stored_bytes(),
         });
-        if self.output.json && now.duration_since(self.json_at) >= JSON_EVERY {
-            self.json_at = now;
+        if self.output.json && due.json(now) {
             self.output.json(&json!({
                 "event": "progress",
                 "state": self.state(),
@@ -129,9 +60,44 @@ impl<'a> Drawing<'a> {
         if let Some((_, bar)) = &self.bar {
             bar.set_message(text);
             bar.tick();
-        } else if now.duration_since(self.line_at) >= LINE_EVERY {
-            self.line_at = now;
+        } else if due.line(now) {
             self.output.stderr(&format!("{}: {text}", self.verb));
+        }
+    }
+
+    fn end(self) {
+        if let Some((all, bar)) = self.bar {
+            self.output.close_bars();
+            bar.finish_and_clear();
+            let _ = all.clear();
+        }
+    }
+}
+
+impl Files {
+    fn new(
+        verb: &'static str,
+        limit_bytes: Option<u64>,
+        job: Arc<Job>,
+        output: Arc<Output>,
+    ) -> Self {
+        // A supervised command writes to the same terminal, and a bar would wipe its words away.
+        let is_alone = limit_bytes.is_none();
+        let bar = (output.progress && output.is_terminal() && is_alone).then(|| {
+            let all = output.open_bars();
+            let bar = all.add(ProgressBar::new_spinner());
+            let template = "{spinner} {prefix} {wide_msg}";
+            bar.set_style(ProgressStyle::with_template(template).expect("it is a template"));
+            bar.set_prefix(verb);
+            (all, bar)
+        });
+        Self {
+            verb,
+            limit_bytes,
+            job,
+            output,
+            meter: Meter::default(),
+            bar,
         }
     }
 
@@ -163,19 +129,6 @@ impl<'a> Drawing<'a> {
             _ if progress.is_paused() => "paused",
             _ if progress.has_ended() => "finishing",
             _ => "working",
-        }
-    }
-
-    fn end(self) {
-        if let Some((all, bar)) = self.bar {
-            let mut shared = self
-                .output
-                .bars
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            *shared = None;
-            bar.finish_and_clear();
-            let _ = all.clear();
         }
     }
 }

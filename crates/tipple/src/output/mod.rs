@@ -9,12 +9,13 @@ mod log;
 mod meter;
 mod progress;
 mod report;
+mod watching;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::exit;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use indicatif::MultiProgress;
+use indicatif::{MultiProgress, ProgressDrawTarget};
 use serde::Serialize;
 use serde_json::json;
 use tipple_dump::Event;
@@ -24,10 +25,11 @@ use crate::cli::{Level, OutputFlags, SettingFlags, WatchFlags};
 use crate::error::{CliError, Kind};
 
 pub(crate) use answer::{Answer, print_table};
-pub(crate) use files::{WatchingFiles, files_report_text};
+pub(crate) use files::{files_report_text, watch_files};
 use log::Log;
-pub(crate) use progress::Watching;
+pub(crate) use progress::watch;
 pub(crate) use report::{Needs, dry_run_text, report_text, verify_text};
+use watching::Watching;
 
 /// The last line of JSON of a job that came to its end.
 #[derive(Serialize)]
@@ -114,6 +116,17 @@ impl Output {
     pub(crate) fn at_start(&self, lines: impl IntoIterator<Item = String>) {
         let mut at_start = self.at_start.lock().unwrap_or_else(PoisonError::into_inner);
         at_start.extend(lines);
+    }
+
+    /// Where bars are drawn: from now on, lines go above them.
+    fn open_bars(&self) -> MultiProgress {
+        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+        *self.bars.lock().unwrap_or_else(PoisonError::into_inner) = Some(bars.clone());
+        bars
+    }
+
+    fn close_bars(&self) {
+        *self.bars.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// A line on standard error, above the bars.

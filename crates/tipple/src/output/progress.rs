@@ -1,62 +1,23 @@
 //! Progress: bars on a terminal, a line now and then elsewhere, events in JSON.
 
 use std::io::Write;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tipple_budget::GateState;
 use tipple_dump::{Job, Phase};
 
-use crate::output::Output;
 use crate::output::meter::{Meter, Sample, Share};
+use crate::output::watching::{Drawing, Due};
+use crate::output::{Output, Watching};
 use crate::units;
 
-/// Ten times a second.
-const TICK: Duration = Duration::from_millis(100);
-const JSON_EVERY: Duration = Duration::from_secs(1);
-const LINE_EVERY: Duration = Duration::from_secs(5);
-
-/// Draws for as long as it exists.
-pub(crate) struct Watching {
-    stop: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Watching {
-    pub(crate) fn start(verb: &'static str, job: Arc<Job>, output: Arc<Output>) -> Self {
-        if !output.progress && !output.json {
-            return Self {
-                stop: None,
-                thread: None,
-            };
-        }
-        let (stop, stopped) = channel();
-        let thread = std::thread::spawn(move || {
-            let mut drawing = Drawing::new(verb, &job, &output);
-            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(TICK) {
-                drawing.tick(Instant::now());
-            }
-            drawing.end();
-        });
-        Self {
-            stop: Some(stop),
-            thread: Some(thread),
-        }
-    }
-}
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            // A display that panicked has said so, and must not end the job.
-            let _ = thread.join();
-        }
-    }
+/// Draws for as long as what it returns exists.
+pub(crate) fn watch(verb: &'static str, job: Arc<Job>, output: &Arc<Output>) -> Watching {
+    let to = Arc::clone(output);
+    Watching::start(output, move || Records::new(verb, job, to))
 }
 
 /// A line of JSON, once a second. Totals are 0 if nobody knows them.
@@ -80,14 +41,12 @@ struct ProgressLine {
     elapsed_ms: u64,
 }
 
-struct Drawing<'a> {
+struct Records {
     verb: &'static str,
-    job: &'a Job,
-    output: &'a Output,
+    job: Arc<Job>,
+    output: Arc<Output>,
     meter: Meter,
     began: Instant,
-    json_at: Instant,
-    line_at: Instant,
     bars: Option<Bars>,
 }
 
@@ -98,34 +57,15 @@ struct Bars {
     is_spinner: bool,
 }
 
-impl<'a> Drawing<'a> {
-    fn new(verb: &'static str, job: &'a Job, output: &'a Output) -> Self {
-        let now = Instant::now();
-        let bars = (output.progress && output.is_terminal()).then(Bars::new);
-        if let Some(bars) = &bars {
-            *output.bars.lock().unwrap_or_else(PoisonError::into_inner) = Some(bars.all.clone());
-        }
-        Self {
-            verb,
-            job,
-            output,
-            meter: Meter::default(),
-            began: now,
-            json_at: now,
-            line_at: now,
-            bars,
-        }
-    }
-
-    fn tick(&mut self, now: Instant) {
+impl Drawing for Records {
+    fn tick(&mut self, now: Instant, due: &mut Due) {
         let progress = self.job.progress();
         self.meter.add(Sample {
             at: now,
             records: progress.records(),
             bytes: progress.raw_bytes(),
         });
-        if self.output.json && now.duration_since(self.json_at) >= JSON_EVERY {
-            self.json_at = now;
+        if self.output.json && due.json(now) {
             self.json(now);
         }
         // Before it begins there is nothing to draw, and other lines come.
@@ -137,8 +77,7 @@ impl<'a> Drawing<'a> {
         let details = [self.parts(), self.amounts()];
         if let Some(bars) = &mut self.bars {
             bars.draw(self.verb, share.as_ref(), &pace, details);
-        } else if now.duration_since(self.line_at) >= LINE_EVERY {
-            self.line_at = now;
+        } else if due.line(now) {
             let percent = share.as_ref().map_or(String::new(), |share| {
                 format!("{:.0}% · ", share.fraction() * 100.0)
             });
@@ -147,6 +86,32 @@ impl<'a> Drawing<'a> {
                 "{}: {percent}{pace} · {parts} · {amounts}",
                 self.verb
             ));
+        }
+    }
+
+    fn end(self) {
+        if let Some(bars) = self.bars {
+            self.output.close_bars();
+            bars.bar.finish_and_clear();
+            for detail in &bars.details {
+                detail.finish_and_clear();
+            }
+            let _ = bars.all.clear();
+            let _ = std::io::stderr().flush();
+        }
+    }
+}
+
+impl Records {
+    fn new(verb: &'static str, job: Arc<Job>, output: Arc<Output>) -> Self {
+        let bars = (output.progress && output.is_terminal()).then(|| Bars::new(output.open_bars()));
+        Self {
+            verb,
+            job,
+            output,
+            meter: Meter::default(),
+            began: Instant::now(),
+            bars,
         }
     }
 
@@ -276,28 +241,10 @@ impl<'a> Drawing<'a> {
             elapsed_ms: now.duration_since(self.began).as_millis() as u64,
         });
     }
-
-    fn end(self) {
-        if let Some(bars) = self.bars {
-            let mut shared = self
-                .output
-                .bars
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            *shared = None;
-            bars.bar.finish_and_clear();
-            for detail in &bars.details {
-                detail.finish_and_clear();
-            }
-            let _ = bars.all.clear();
-            let _ = std::io::stderr().flush();
-        }
-    }
 }
 
 impl Bars {
-    fn new() -> Self {
-        let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+    fn new(all: MultiProgress) -> Self {
         let bar = all.add(ProgressBar::new(1000));
         let details = [(); 2].map(|()| {
             let detail = all.add(ProgressBar::new(0));

@@ -1,10 +1,9 @@
 //! Killed at a named moment, and gone on with.
 
 use std::io::{BufRead, BufReader};
-use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 
-use crate::support::{Place, some_lines};
+use crate::support::{Place, kill_at, some_lines};
 
 #[test]
 fn a_kill_at_any_moment_is_gone_on_from() {
@@ -25,14 +24,8 @@ fn a_kill_at_any_moment_is_gone_on_from() {
         let place = Place::new();
         place.write("in.txt", &input);
         let args = ["dump", "lines:in.txt", "d", "--part-size", "1MiB"];
-        let killed = place
-            .command(&args)
-            .env("TIPPLE_KILL_AT", moment)
-            .output()
-            .unwrap();
-        assert_eq!(killed.status.signal(), Some(9), "{moment}");
+        let stderr = kill_at(place.command(&args), moment);
         let (name, n) = moment.split_once(':').unwrap();
-        let stderr = String::from_utf8_lossy(&killed.stderr);
         assert!(
             stderr.contains(&format!("failpoint dump::{name} hit {n}\n")),
             "{stderr}"

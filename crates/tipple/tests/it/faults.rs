@@ -1,12 +1,12 @@
 //! Servers that die, restart and forget in the middle; disks that fill up; many clients at once.
 
 use std::io::{BufRead, BufReader};
-use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tipple_testkit::{Memcached, RawMemcached, Tmpfs, wait_for};
 
+use crate::support::kill_at;
 use crate::whole_job::{assert_filled, exits, items, path, tipple, url};
 
 /// Starts a dump that stops for ever at a fail point, and waits until it is there.
@@ -213,11 +213,7 @@ fn a_dump_that_cannot_be_written_leaves_the_server_alone() {
     let disk = Tmpfs::mount(64 << 20);
     let at = |name: &str| disk.path().join(name).to_str().unwrap().to_owned();
     let url = url(&server);
-    let killed = tipple(&["dump", &url, &at("begun")])
-        .env("TIPPLE_KILL_AT", "committing:1")
-        .output()
-        .unwrap();
-    assert_eq!(killed.status.signal(), Some(9));
+    kill_at(tipple(&["dump", &url, &at("begun")]), "committing:1");
     std::fs::create_dir(at("empty")).unwrap();
     let remount = |how: &str| {
         let mut command = std::process::Command::new("mount");

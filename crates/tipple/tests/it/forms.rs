@@ -515,7 +515,7 @@ fn an_event_that_is_too_large_is_a_loss() {
 #[cfg(feature = "failpoints")]
 #[test]
 fn a_kill_at_any_moment_leaves_each_event_once() {
-    use std::os::unix::process::ExitStatusExt;
+    use crate::support::kill_at;
 
     let place = Place::new();
     place.append_events(6000);
@@ -557,12 +557,7 @@ fn a_kill_at_any_moment_leaves_each_event_once() {
             "64KiB",
         ];
         let args = [&dump[..], &sizes].concat();
-        let killed = place
-            .command(&args)
-            .env("TIPPLE_KILL_AT", moment)
-            .output()
-            .unwrap();
-        assert_eq!(killed.status.signal(), Some(9), "{moment}");
+        kill_at(place.command(&args), moment);
         // What a part left that was not committed, as another version would have written it.
         let mut strays = Vec::new();
         if place.path("d/data").exists() {

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
-use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
 use tipple_testkit::{Memcached, RawMemcached};
 
+use crate::support::kill_at;
 use crate::whole_job::{assert_filled, exits, items, path, tipple, url};
 
 const ITEMS: u64 = 6000;
@@ -70,16 +70,11 @@ fn a_dump_killed_at_fifty_moments_goes_on_to_the_same_items() {
             "--compress",
             "zstd:1",
         ];
-        let killed = tipple(&args)
-            .env("TIPPLE_KILL_AT", format!("{name}:{n}"))
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&killed.stderr);
+        let said = kill_at(tipple(&args), &format!("{name}:{n}"));
         assert!(
             said.contains(&format!("failpoint dump::{name} hit {n}")),
-            "{name}:{n} was not hit (build with --features tipple/failpoints): {said}"
+            "{name}:{n}: {said}"
         );
-        assert_eq!(killed.status.signal(), Some(9), "{name}:{n}");
         if name == "done" {
             // It was finished: the same command says so.
             exits(2, &args);
@@ -142,11 +137,7 @@ fn a_dump_into_two_stores_killed_anywhere_goes_on_in_both() {
             "--key-file-size",
             "8KiB",
         ];
-        let killed = tipple(&args)
-            .env("TIPPLE_KILL_AT", format!("{name}:{n}"))
-            .output()
-            .unwrap();
-        assert_eq!(killed.status.signal(), Some(9), "{name}:{n}");
+        kill_at(tipple(&args), &format!("{name}:{n}"));
         found_in_spool += files_below(spool.as_ref());
         exits(0, &args);
         assert_eq!(files_below(spool.as_ref()), 0, "{name}:{n}");
@@ -179,15 +170,7 @@ fn a_load_killed_after_any_part_goes_on() {
     for n in [1, 2, 5] {
         let target = url(&b);
         let args = ["load", &dump, &target, "--state", &state, "--threads", "1"];
-        let killed = tipple(&args)
-            .env("TIPPLE_KILL_AT", format!("applied:{n}"))
-            .output()
-            .unwrap();
-        assert_eq!(
-            killed.status.signal(),
-            Some(9),
-            "build with --features tipple/failpoints"
-        );
+        kill_at(tipple(&args), &format!("applied:{n}"));
         exits(0, &args);
         let again = path(&dir, &format!("again-{n}"));
         exits(0, &["dump", &target, &again]);
@@ -205,15 +188,7 @@ fn a_load_killed_goes_on_from_the_beginning_if_its_target_came_back_empty() {
     exits(0, &["dump", &url(&a), &dump, "--key-file-size", "8KiB"]);
     let target = url(&b);
     let args = ["load", &dump, &target, "--state", &state, "--threads", "1"];
-    let killed = tipple(&args)
-        .env("TIPPLE_KILL_AT", "applied:2")
-        .output()
-        .unwrap();
-    assert_eq!(
-        killed.status.signal(),
-        Some(9),
-        "build with --features tipple/failpoints"
-    );
+    kill_at(tipple(&args), "applied:2");
     b.restart_same_port();
     let again = tipple(&args).output().unwrap();
     let said = String::from_utf8_lossy(&again.stderr);

@@ -1,7 +1,6 @@
 //! Queues that are told of a dump, and loaders that listen to them.
 
 use std::collections::BTreeSet;
-use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
@@ -10,7 +9,7 @@ use tipple_testkit::{
     Rule, wait_for,
 };
 
-use crate::support::{Place, Ran, some_lines};
+use crate::support::{Place, Ran, kill_at, some_lines};
 use crate::whole_job::assert_filled;
 
 fn run_at(place: &Place, account: &Account, args: &[&str]) -> Ran {
@@ -76,11 +75,7 @@ fn a_kill_between_commit_and_delivery_leaves_nothing_untold() {
             "--notify",
             &target,
         ];
-        let killed = command_at(&place, server.account(), &args)
-            .env("TIPPLE_KILL_AT", moment)
-            .output()
-            .unwrap();
-        assert_eq!(killed.status.signal(), Some(9), "{moment}");
+        kill_at(command_at(&place, server.account(), &args), moment);
         run_at(&place, server.account(), &args).ok();
         let bodies = bodies(&queue);
         assert_eq!(ids(&bodies), sums(&place, "d"), "{moment}");
@@ -282,11 +277,7 @@ fn loaders_warm_a_cluster_while_the_dump_still_runs() {
         "3s",
     ];
     // One is killed in the middle: its messages go to the others.
-    let killed = command_at(&place, server.account(), &load)
-        .env("TIPPLE_KILL_AT", "applied:1")
-        .output()
-        .unwrap();
-    assert_eq!(killed.status.signal(), Some(9));
+    kill_at(command_at(&place, server.account(), &load), "applied:1");
     let loaders = [0, 1].map(|_| Background::start(command_at(&place, server.account(), &load)));
     let count = || RawMemcached::connect(&new).stat("curr_items");
     wait_for("all items while the dump still runs", || count() == ITEMS);

@@ -281,8 +281,9 @@ fn a_key_file_that_is_none_or_that_others_can_read_is_told() {
 #[cfg(feature = "failpoints")]
 #[test]
 fn a_sealed_dump_killed_anywhere_leaves_nothing_plain_and_goes_on() {
-    use std::os::unix::process::ExitStatusExt;
     use tipple_testkit::{Memcached, RawMemcached};
+
+    use crate::support::kill_at;
 
     let server = Memcached::start(&[]);
     let mut raw = RawMemcached::connect(&server);
@@ -337,13 +338,7 @@ fn a_sealed_dump_killed_anywhere_leaves_nothing_plain_and_goes_on() {
                 ]
                 .concat();
                 let sealing = with_key("a.key", &args);
-                let killed = place
-                    .command(&sealing)
-                    .env("TIPPLE_KILL_AT", moment)
-                    .output()
-                    .unwrap();
-                let stderr = String::from_utf8_lossy(&killed.stderr);
-                assert_eq!(killed.status.signal(), Some(9), "{moment}: {stderr}");
+                kill_at(place.command(&sealing), moment);
                 for dir in [&name, "spool"] {
                     assert_eq!(
                         showing(&place.path(dir), marker.as_bytes()),

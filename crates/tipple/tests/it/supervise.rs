@@ -300,7 +300,7 @@ fn are_stopped(place: &Place) -> bool {
 #[cfg(feature = "failpoints")]
 #[test]
 fn killed_at_every_moment_and_given_again() {
-    use std::os::unix::process::ExitStatusExt;
+    use crate::support::kill_at;
 
     let moments: &[(&str, &[u32])] = &[
         ("begun", &[1]),
@@ -320,12 +320,7 @@ fn killed_at_every_moment_and_given_again() {
         for hit in *hits {
             let place = Place::new();
             let args = steady(&[]);
-            let killed = place
-                .command(&args)
-                .env("TIPPLE_KILL_AT", format!("supervise::{name}:{hit}"))
-                .output()
-                .unwrap();
-            assert_eq!(killed.status.signal(), Some(9), "{name}:{hit}");
+            kill_at(place.command(&args), &format!("supervise::{name}:{hit}"));
             assert_eq!(place.path("store/DONE").exists(), *name == "done");
             let again = place.run(&args);
             let expected = if *name == "done" { 2 } else { 0 };

@@ -12,6 +12,22 @@ pub(crate) struct Place {
     dir: tempfile::TempDir,
 }
 
+/// Runs a command that is killed at a moment, such as `put:2`; what it said on standard error.
+#[cfg(feature = "failpoints")]
+#[track_caller]
+pub(crate) fn kill_at(mut command: Command, moment: &str) -> String {
+    use std::os::unix::process::ExitStatusExt;
+
+    let killed = command.env("TIPPLE_KILL_AT", moment).output().unwrap();
+    let said = String::from_utf8_lossy(&killed.stderr).into_owned();
+    assert_eq!(
+        killed.status.signal(),
+        Some(9),
+        "{moment} was not hit (build with --features tipple/failpoints): {said}"
+    );
+    said
+}
+
 /// What a command came to.
 pub(crate) struct Ran {
     pub(crate) exit: Option<i32>,

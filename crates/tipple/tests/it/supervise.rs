@@ -587,131 +587,33 @@ fn what_is_refused() {
     place.run(&["dump", "lines:in.txt", "dump"]).ok();
     fs::create_dir(place.path("full")).unwrap();
     place.write("full/mine", "x");
-    let commands: &[&[&str]] = &[
-        &["supervise", "store", "--", "true"],
-        &[
-            "supervise",
-            "--dir",
-            "out",
-            "--limit",
-            "1MiB",
-            "store",
-            "--",
-            "true",
-        ],
-        &[
-            "supervise",
-            "--dir",
-            "out",
-            "--limit",
-            "4MiB",
-            "out/store",
-            "--",
-            "true",
-        ],
-        &[
-            "supervise",
-            "--dir",
-            "store/out",
-            "--limit",
-            "4MiB",
-            "store",
-            "--",
-            "true",
-        ],
-        &[
-            "supervise",
-            "--dir",
-            "full",
-            "--limit",
-            "4MiB",
-            "store",
-            "--",
-            "true",
-        ],
-        &[
-            "supervise",
-            "--dir",
-            "out",
-            "--limit",
-            "4MiB",
-            "store",
-            "--",
-            "no-such-program",
-        ],
-        &[
-            "supervise",
-            "--dir",
-            "out",
-            "--limit",
-            "4MiB",
-            "store",
-            "--pause-max",
-            "1ms",
-            "--",
-            "true",
-        ],
-        &[
-            "supervise",
-            "--dir",
-            "out",
-            "--limit",
-            "4MiB",
-            "store",
-            "--mysql-host",
-            "h",
-            "--",
-            "true",
-        ],
-        &[
-            "supervise",
-            "--dir",
-            "out",
-            "--limit",
-            "4MiB",
-            "store",
-            "--mydumper-chunk-size",
-            "1KiB",
-        ],
-        &[
-            "supervise",
-            "--dir",
-            "out",
-            "--limit",
-            "4MiB",
-            "files",
-            "--",
-            "sh",
-        ],
-        &[
-            "supervise",
-            "--dir",
-            "out",
-            "--limit",
-            "4MiB",
-            "dump",
-            "--",
-            "true",
-        ],
-        &["dump", "lines:in.txt", "files"],
-        &["cat", "files"],
-        &["load", "files", "lines:out.txt"],
-        &["load", "dump", "files:back"],
-        &["load", "files", "files:back", "--partial"],
-        &["load", "files", "files:"],
-        &["copy", "lines:in.txt", "files:back"],
-        &["dump", "files:in", "d"],
+    let commands = [
+        "supervise store -- true",
+        "supervise --dir out --limit 1MiB store -- true",
+        "supervise --dir out --limit 4MiB out/store -- true",
+        "supervise --dir store/out --limit 4MiB store -- true",
+        "supervise --dir full --limit 4MiB store -- true",
+        "supervise --dir out --limit 4MiB store -- no-such-program",
+        "supervise --dir out --limit 4MiB store --pause-max 1ms -- true",
+        "supervise --dir out --limit 4MiB store --mysql-host h -- true",
+        "supervise --dir out --limit 4MiB store --mydumper-chunk-size 1KiB",
+        "supervise --dir out --limit 4MiB files -- sh",
+        "supervise --dir out --limit 4MiB dump -- true",
+        "dump lines:in.txt files",
+        "cat files",
+        "load files lines:out.txt",
+        "load dump files:back",
+        "load files files:back --partial",
+        "load files files:",
+        "copy lines:in.txt files:back",
+        "dump files:in d",
     ];
     let told: String = commands
         .iter()
-        .map(|args| {
-            let ran = place.run(args);
-            format!(
-                "$ tipple {}\n[{}] {}",
-                args.join(" "),
-                ran.exit.unwrap(),
-                ran.stderr
-            )
+        .map(|command| {
+            let ran = place.run(&command.split(' ').collect::<Vec<_>>());
+            let exit = ran.exit.unwrap();
+            format!("$ tipple {command}\n[{exit}] {}", ran.stderr)
         })
         .collect();
     assert_snapshot!(told);

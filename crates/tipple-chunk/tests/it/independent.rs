@@ -2,7 +2,7 @@
 //! and the crate can only agree if both are right. And the reference reader of seek tables, which
 //! is the one in zstd's own sources.
 
-use tipple_chunk::{Codec, FRAME_BYTES_MAX};
+use tipple_chunk::Codec;
 use xxhash_rust::xxh64::xxh64;
 
 use crate::support::*;
@@ -127,28 +127,6 @@ fn parse(file: &[u8], codec: Codec) -> Parsed {
         last_position,
         frames,
     }
-}
-
-fn chunks() -> Vec<TestChunk> {
-    let small = TestChunk::small();
-    let large = TestChunk {
-        frames: vec![
-            TestFrame::new(&noise(FRAME_BYTES_MAX, 3), 1000, &[1; 255]),
-            TestFrame::new(&b"to and fro ".repeat(20_000), 20_000, b"2"),
-            TestFrame::new(b"x", 1, b""),
-            TestFrame::new(&noise(131_073, 4), 0, b""),
-        ],
-        begins_inside_record: true,
-        ..small.clone()
-    };
-    vec![
-        small.clone(),
-        large,
-        TestChunk {
-            frames: vec![],
-            ..small
-        },
-    ]
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::io::{Cursor, Read, Write};
 use std::process::{Command, Output};
 
-use tipple_chunk::{Codec, FRAME_BYTES_MAX, SealedReader};
+use tipple_chunk::{Codec, SealedReader};
 
 use crate::sealed::{BINDING, ring, seal};
 use crate::support::*;
@@ -33,27 +33,6 @@ fn a_sealed_chunk_is_no_zstd_file_and_what_it_holds_is_one() {
         reader.read_to_end(&mut opened).unwrap();
         assert!(zstd(&opened));
     }
-}
-
-fn chunks() -> Vec<TestChunk> {
-    let small = TestChunk::small();
-    let large = TestChunk {
-        frames: vec![
-            TestFrame::new(&noise(FRAME_BYTES_MAX, 3), 1000, &[1; 255]),
-            TestFrame::new(&b"to and fro ".repeat(20_000), 20_000, b"2"),
-            TestFrame::new(&vec![0; FRAME_BYTES_MAX], 1, b""),
-            TestFrame::new(b"x", 1, b""),
-        ],
-        ..small.clone()
-    };
-    vec![
-        small.clone(),
-        large,
-        TestChunk {
-            frames: vec![],
-            ..small
-        },
-    ]
 }
 
 #[test]

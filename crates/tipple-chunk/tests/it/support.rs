@@ -158,6 +158,30 @@ pub fn read_all(
         .collect())
 }
 
+/// Chunks of all kinds: small, with large and odd frames, empty.
+pub fn chunks() -> Vec<TestChunk> {
+    let small = TestChunk::small();
+    let large = TestChunk {
+        frames: vec![
+            TestFrame::new(&noise(FRAME_BYTES_MAX, 3), 1000, &[1; 255]),
+            TestFrame::new(&b"to and fro ".repeat(20_000), 20_000, b"2"),
+            TestFrame::new(&vec![0; FRAME_BYTES_MAX], 1, b""),
+            TestFrame::new(b"x", 1, b""),
+            TestFrame::new(&noise(131_073, 4), 0, b""),
+        ],
+        begins_inside_record: true,
+        ..small.clone()
+    };
+    vec![
+        small.clone(),
+        large,
+        TestChunk {
+            frames: vec![],
+            ..small
+        },
+    ]
+}
+
 /// Bytes that no encoder shortens (xorshift64).
 pub fn noise(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(2).wrapping_add(0x9E37_79B9_7F4A_7C15);

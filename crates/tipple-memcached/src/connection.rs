@@ -341,12 +341,6 @@ impl Connection {
         &mut self.link.outbox
     }
 
-    /// Bytes of the outbox that are not sent yet.
-    #[inline]
-    pub fn outbox_bytes(&self) -> usize {
-        self.link.outbox.len() - self.link.sent
-    }
-
     /// Sends of the outbox what can be sent without waiting.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use tipple_snapshot::UpdateType::{Full, Incremental};
 use tipple_snapshot::{
-    CacheOptions, ErrorKind, FirstUpdateMode, FirstUpdateType, MaxAge, Reconfiguration,
+    Cache, CacheOptions, ErrorKind, FirstUpdateMode, FirstUpdateType, MaxAge, Reconfiguration,
     SnapshotName, SnapshotOptions, UpdateType, UpdateTypes, WriteOutcome,
 };
 use tipple_testkit::wait_for;
@@ -21,16 +21,18 @@ fn hourly() -> CacheOptions {
     CacheOptions::every(HOUR)
 }
 
+/// A cache that asks `source` every hour, and has its snapshots in `place`.
+#[track_caller]
+fn start(source: &Source, place: &Place, options: SnapshotOptions) -> Cache<Words> {
+    let cache = source.cache().options(hourly());
+    cache.snapshots(place.root(), options).start().unwrap()
+}
+
 #[test]
 fn a_second_start_is_warm() {
     let place = Place::new();
     let source = Source::always(Answer::New(words(&["one"])));
-    let cache = source
-        .cache()
-        .options(hourly())
-        .snapshots(place.root(), warm())
-        .start()
-        .unwrap();
+    let cache = start(&source, &place, warm());
     assert_eq!(*cache.get().unwrap(), ["one"]);
     wait_for("a snapshot", || cache.stats().writes == 1);
     assert_eq!(source.kinds(), [Full]);
@@ -41,12 +43,7 @@ fn a_second_start_is_warm() {
 
     let name: SnapshotName = place.names()[0].parse().unwrap();
     let source = Source::always(Answer::Fail);
-    let cache = source
-        .cache()
-        .options(hourly())
-        .snapshots(place.root(), warm())
-        .start()
-        .unwrap();
+    let cache = start(&source, &place, warm());
     assert_eq!(*cache.get().unwrap(), ["one"]);
     assert_eq!(source.kinds(), []);
     let stats = cache.stats();
@@ -227,12 +224,7 @@ fn the_time_of_the_last_update_goes_through_a_restart() {
 fn ten_updates_without_news_write_once() {
     let place = Place::new();
     let source = Source::always(Answer::Same).then(Answer::New(words(&["one"])));
-    let cache = source
-        .cache()
-        .options(hourly())
-        .snapshots(place.root(), warm())
-        .start()
-        .unwrap();
+    let cache = start(&source, &place, warm());
     wait_for("a file", || cache.stats().writes == 1);
     let mut names = vec![place.names()];
     for _ in 0..10 {
@@ -265,12 +257,7 @@ fn updates_during_a_write_make_exactly_one_more() {
         write_bytes_per_second: std::num::NonZeroU64::new(400_000),
         ..warm()
     };
-    let cache = source
-        .cache()
-        .options(hourly())
-        .snapshots(place.root(), options)
-        .start()
-        .unwrap();
+    let cache = start(&source, &place, options);
     wait_for("the first file", || cache.stats().writes == 1);
     source.now(Answer::New(large));
     cache.update_now(Full).unwrap();
@@ -301,12 +288,7 @@ fn within_the_interval_updates_wait_and_a_shutdown_does_not() {
         min_interval: HOUR,
         ..warm()
     };
-    let cache = source
-        .cache()
-        .options(hourly())
-        .snapshots(place.root(), options)
-        .start()
-        .unwrap();
+    let cache = start(&source, &place, options);
     wait_for("the first file", || cache.stats().writes == 1);
     source.now(Answer::New(words(&["two"])));
     cache.update_now(Full).unwrap();
@@ -350,12 +332,7 @@ fn switched_off_and_on_while_it_runs() {
     };
     place.dump(&["old"], HOUR);
     let before = place.names();
-    let cache = source
-        .cache()
-        .options(hourly())
-        .snapshots(place.root(), options)
-        .start()
-        .unwrap();
+    let cache = start(&source, &place, options);
     // Not read, and not written.
     assert_eq!(*cache.get().unwrap(), ["one"]);
     assert_eq!(
@@ -394,12 +371,7 @@ fn a_shutdown_keeps_to_its_deadline() {
         first_update_mode: FirstUpdateMode::Required,
         ..options
     };
-    let cache = source
-        .cache()
-        .options(hourly())
-        .snapshots(place.root(), snapshots)
-        .start()
-        .unwrap();
+    let cache = start(&source, &place, snapshots);
     wait_for("a write", || place.names().len() > 1);
     let error = cache.shutdown(Duration::from_millis(50)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
@@ -417,12 +389,7 @@ fn an_empty_value_does_not_replace_a_snapshot() {
         first_update_mode: FirstUpdateMode::Required,
         ..warm()
     };
-    let cache = source
-        .cache()
-        .options(hourly())
-        .snapshots(place.root(), options())
-        .start()
-        .unwrap();
+    let cache = start(&source, &place, options());
     wait_for("the decision", || cache.stats().empty_values == 1);
     // Neither by a rename: it would seem to be fresh.
     source.now(Answer::Same);
@@ -435,12 +402,7 @@ fn an_empty_value_does_not_replace_a_snapshot() {
         allow_empty: true,
         ..options()
     };
-    let cache = source
-        .cache()
-        .options(hourly())
-        .snapshots(place.root(), options)
-        .start()
-        .unwrap();
+    let cache = start(&source, &place, options);
     wait_for("an empty file", || cache.stats().writes == 1);
     assert_ne!(place.names(), before);
 }
@@ -449,12 +411,7 @@ fn an_empty_value_does_not_replace_a_snapshot() {
 fn clearing_leaves_the_snapshot_as_it_is() {
     let place = Place::new();
     let source = Source::always(Answer::New(words(&["one"])));
-    let cache = source
-        .cache()
-        .options(hourly())
-        .snapshots(place.root(), warm())
-        .start()
-        .unwrap();
+    let cache = start(&source, &place, warm());
     wait_for("a file", || cache.stats().writes == 1);
     let before = place.names();
     cache.clear();
@@ -682,12 +639,7 @@ fn the_name_says_a_time_before_the_data() {
     let place = Place::new();
     let source = Source::always(Answer::New(words(&["one"])));
     let before = SystemTime::now() - Duration::from_micros(1);
-    let cache = source
-        .cache()
-        .options(hourly())
-        .snapshots(place.root(), warm())
-        .start()
-        .unwrap();
+    let cache = start(&source, &place, warm());
     wait_for("a file", || cache.stats().writes == 1);
     let name: SnapshotName = place.names()[0].parse().unwrap();
     assert_eq!(name.updated(), source.asked()[0].now);
@@ -703,24 +655,14 @@ fn the_same_content_is_not_written_twice() {
         first_update_mode: FirstUpdateMode::Required,
         ..warm()
     };
-    let cache = source
-        .cache()
-        .options(hourly())
-        .snapshots(place.root(), options.clone())
-        .start()
-        .unwrap();
+    let cache = start(&source, &place, options.clone());
     assert!(cache.write_snapshot_now().is_ok());
     cache.update_now(Full).unwrap();
     cache.write_snapshot_now().unwrap();
     assert_eq!((cache.stats().writes, cache.stats().bumps), (1, 1));
     drop(cache);
     // Nor after a restart.
-    let cache = source
-        .cache()
-        .options(hourly())
-        .snapshots(place.root(), options)
-        .start()
-        .unwrap();
+    let cache = start(&source, &place, options);
     cache.shutdown(HOUR).unwrap();
     assert_eq!((cache.stats().writes, cache.stats().bumps), (0, 1));
 }
@@ -729,12 +671,7 @@ fn the_same_content_is_not_written_twice() {
 fn threads_end_with_the_last_handle() {
     let place = Place::new();
     let source = Source::always(Answer::New(words(&["one"])));
-    let cache = source
-        .cache()
-        .options(hourly())
-        .snapshots(place.root(), warm())
-        .start()
-        .unwrap();
+    let cache = start(&source, &place, warm());
     let other = cache.clone();
     drop(cache);
     other.update_now(Full).unwrap();

@@ -122,6 +122,7 @@ impl OpenPart {
             records: chunks.iter().map(|chunk| chunk.records).sum(),
             raw_bytes: chunks.iter().map(|chunk| chunk.raw_bytes).sum(),
             stored_bytes: chunks.iter().map(|chunk| chunk.stored_bytes).sum(),
+            record_bytes_max: written.largest,
             chunks,
             outcomes: outcomes.clone(),
         };

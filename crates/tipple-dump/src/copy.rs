@@ -48,13 +48,18 @@ impl Default for CopyOptions {
 impl CopyOptions {
     /// The memory that copying will hold at most.
     pub fn memory_bytes(&self, source: &dyn Source, sink: &dyn Sink) -> u64 {
-        let lane = 2 * self.buffer_bytes as u64 + source.reader_bytes() + sink.writer_bytes();
+        let lane = 2 * self.buffer_bytes as u64 + other_bytes(source, sink);
         self.workers(sink) as u64 * lane + source.planner_bytes()
     }
 
     fn workers(&self, sink: &dyn Sink) -> usize {
         if sink.ordered() { 1 } else { self.threads }
     }
+}
+
+/// What one worker holds outside of its buffers.
+fn other_bytes(source: &dyn Source, sink: &dyn Sink) -> u64 {
+    source.reader_bytes() + sink.writer_bytes() + sink.record_bytes(source.record_bytes_max())
 }
 
 /// Copies all records of `source` into `sink`: each is applied, or counted by cause. It keeps nothing, so a copy that
@@ -163,7 +168,7 @@ impl Copying<'_> {
             false,
         );
         let _planner = self.memory.try_acquire(self.source.planner_bytes())?;
-        let other_bytes = self.source.reader_bytes() + self.sink.writer_bytes();
+        let other_bytes = other_bytes(self.source, self.sink);
         let lanes = (0..self.options.workers(self.sink))
             .map(|_| {
                 let pool = BufferPool::new(2, self.options.buffer_bytes, self.memory)?;
@@ -242,7 +247,8 @@ impl Copying<'_> {
         };
         let mut applied = Outcomes::default();
         // The filling side passed the gate for these bytes already.
-        let mut records = RecordReader::inside(self.job.gate(), &mut frames);
+        let mut records = RecordReader::inside(self.job.gate(), &mut frames)
+            .with_record_bytes_max(self.source.record_bytes_max());
         writer.write_part(part, &mut records, &mut applied)?;
         let read = (records.records(), records.bytes());
         let Some((written, outcomes)) = frames.ended else {

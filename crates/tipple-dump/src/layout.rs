@@ -335,12 +335,28 @@ pub struct PartRecord {
     pub raw_bytes: u64,
     /// Bytes of its chunks.
     pub stored_bytes: u64,
+    /// Raw bytes of its largest record, which is what a sink that holds whole records must have memory for; 0 if nobody
+    /// kept count.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub record_bytes_max: u64,
     /// What became of the records that are not in its chunks.
     #[serde(flatten)]
     pub outcomes: Outcomes,
 }
 
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 impl PartRecord {
+    /// No record of it has more raw bytes.
+    pub(crate) fn record_bytes_max(&self) -> u64 {
+        match self.record_bytes_max {
+            0 => self.raw_bytes,
+            bytes => bytes,
+        }
+    }
+
     /// The names of its chunks.
     pub(crate) fn names(&self) -> BTreeSet<&str> {
         let chunks = self.chunks.iter();

@@ -61,16 +61,36 @@ impl Default for LoadOptions {
 }
 
 impl LoadOptions {
-    /// The memory that loading from `store` into `sink` will hold at most.
-    pub fn memory_bytes(&self, store: &dyn Store, sink: &dyn Sink) -> u64 {
-        let worker_bytes =
-            reading_bytes(self.keys.as_ref()) + sink.writer_bytes() + store.read_memory_bytes();
-        self.workers(sink) as u64 * worker_bytes
+    /// The memory that loading the dump in `store` into `sink` will hold at most. For a sink that holds whole records, the
+    /// part records say how large those are.
+    ///
+    /// # Errors
+    /// As for [`load`], if it comes to that.
+    pub fn memory_bytes(&self, store: &dyn Store, sink: &dyn Sink) -> Result<u64, DumpError> {
+        let largest = match holds_records(sink) {
+            false => 0,
+            true => {
+                let dump = OpenDump::open(store, self.partial, self.keys.as_ref())?;
+                dump.record_bytes_max(&chosen_parts(&dump, self.parts)?)?
+            }
+        };
+        Ok(self.workers(sink) as u64 * self.worker_bytes(store, sink, largest))
+    }
+
+    fn worker_bytes(&self, store: &dyn Store, sink: &dyn Sink, record_bytes_max: u64) -> u64 {
+        reading_bytes(self.keys.as_ref())
+            + sink.writer_bytes()
+            + sink.record_bytes(record_bytes_max)
+            + store.read_memory_bytes()
     }
 
     fn workers(&self, sink: &dyn Sink) -> usize {
         if sink.ordered() { 1 } else { self.threads }
     }
+}
+
+fn holds_records(sink: &dyn Sink) -> bool {
+    sink.record_bytes(1) > 0
 }
 
 /// Loads the dump in `store` into `sink`: every record is applied, or counted by cause.
@@ -110,12 +130,14 @@ pub fn load(
             )));
         }
     };
-    let memory = memory_budget(
-        job,
-        options.memory_bytes(store, sink),
-        options.memory_bytes_max,
-    )?;
     let chosen = chosen_parts(&dump, options.parts)?;
+    let record_bytes_max = match holds_records(sink) {
+        true => dump.record_bytes_max(&chosen)?,
+        false => 0,
+    };
+    let worker_bytes = options.worker_bytes(store, sink, record_bytes_max);
+    let memory_bytes = options.workers(sink) as u64 * worker_bytes;
+    let memory = memory_budget(job, memory_bytes, options.memory_bytes_max)?;
     sink.check()?;
     if let Some(state) = &mut state {
         begin(job, state, sink)?;
@@ -126,6 +148,7 @@ pub fn load(
         sink,
         options,
         memory: &memory,
+        worker_bytes,
         state: state.as_ref(),
         totals: Mutex::default(),
     };
@@ -245,6 +268,7 @@ struct Loading<'a> {
     sink: &'a dyn Sink,
     options: &'a LoadOptions,
     memory: &'a Budget,
+    worker_bytes: u64,
     state: Option<&'a LoadState>,
     totals: Mutex<Totals>,
 }
@@ -312,12 +336,9 @@ impl Loading<'_> {
         let failure = FirstFailure::new(gate);
         let ledger = Ledger::new(todo);
         ledger.close();
-        let other_bytes = reading_bytes(self.options.keys.as_ref())
-            + self.sink.writer_bytes()
-            + self.dump.store().read_memory_bytes();
         let lanes = (0..self.options.workers(self.sink))
             .map(|_| {
-                let permit = self.memory.try_acquire(other_bytes)?;
+                let permit = self.memory.try_acquire(self.worker_bytes)?;
                 let decoder = Decoder::new().map_err(DumpError::chunk("a decoder"))?;
                 Ok((permit, decoder))
             })
@@ -385,7 +406,8 @@ pub(crate) fn apply(
         job.progress(),
         &error,
     );
-    let mut records = RecordReader::new(job.gate(), &mut frames);
+    let mut records =
+        RecordReader::new(job.gate(), &mut frames).with_record_bytes_max(record.record_bytes_max());
     let mut outcomes = Outcomes::default();
     let written = writer.write_part(&record.part, &mut records, &mut outcomes);
     let read = (records.records(), records.bytes());

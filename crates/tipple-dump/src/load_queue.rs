@@ -618,6 +618,7 @@ fn run_of(record: &PartRecord, at: usize) -> PartRecord {
         records: chunks.iter().map(|chunk| chunk.records).sum(),
         raw_bytes: chunks.iter().map(|chunk| chunk.raw_bytes).sum(),
         stored_bytes: chunks.iter().map(|chunk| chunk.stored_bytes).sum(),
+        record_bytes_max: record.record_bytes_max,
         chunks,
         outcomes: Outcomes::default(),
     }

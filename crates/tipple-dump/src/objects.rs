@@ -71,10 +71,7 @@ impl Sealer<'_> {
             let open = Gate::new(Rates::default());
             let mut records = RecordReader::new(&open, &mut frames);
             let collected = self.collect(objects, &mut records, part, &mut stored);
-            let read = Written {
-                records: records.records(),
-                bytes: records.bytes(),
-            };
+            let read = (records.records(), records.bytes());
             match collected {
                 Ok(()) => {}
                 Err(DumpError::Interrupted) => {
@@ -93,7 +90,8 @@ impl Sealer<'_> {
             let (written, mut outcomes) = feed.take_end();
             // I6: all of the part was read, and each record of it is stored, or counted.
             assert_eq!(
-                read, written,
+                read,
+                (written.records, written.bytes),
                 "I6: part {} was not read to its end",
                 part.planned.name
             );

@@ -179,6 +179,22 @@ impl<'a> OpenDump<'a> {
         Ok(record)
     }
 
+    /// No record of these parts has more raw bytes; 0 if there are none.
+    ///
+    /// # Errors
+    /// As for [`OpenDump::record`].
+    pub(crate) fn record_bytes_max(&self, parts: &[PartName]) -> Result<u64, DumpError> {
+        let objects: Vec<_> = parts.iter().map(layout::part_object).collect();
+        let (mut largest, mut names) = (0, parts.iter());
+        layout::each_json_bytes(self.store, &objects, |_, bytes| {
+            let part = names.next().expect("one of each");
+            let record = self.parse_record(part, &bytes?)?;
+            largest = largest.max(record.record_bytes_max());
+            Ok(())
+        })?;
+        Ok(largest)
+    }
+
     /// The objects of [`OpenDump::parts`], in their order.
     pub(crate) fn part_objects(&self) -> Vec<ObjectName> {
         self.parts.iter().map(layout::part_object).collect()

@@ -584,7 +584,8 @@ impl Verifying<'_> {
             &error,
         )
         .verifying();
-        let mut records = RecordReader::new(self.job.gate(), &mut frames);
+        let mut records = RecordReader::new(self.job.gate(), &mut frames)
+            .with_record_bytes_max(record.record_bytes_max());
         let read = loop {
             match self.content.skip(&mut records) {
                 Ok(true) => {}

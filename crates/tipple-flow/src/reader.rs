@@ -27,6 +27,7 @@ pub struct RecordReader<'a> {
     in_record: bool,
     records: u64,
     bytes: u64,
+    record_bytes_max: u64,
 }
 
 impl<'a> RecordReader<'a> {
@@ -40,6 +41,7 @@ impl<'a> RecordReader<'a> {
             in_record: false,
             records: 0,
             bytes: 0,
+            record_bytes_max: u64::MAX,
         }
     }
 
@@ -48,6 +50,37 @@ impl<'a> RecordReader<'a> {
         Self {
             is_inside: true,
             ..Self::new(gate, frames)
+        }
+    }
+
+    /// The same of records that are said to have at most `bytes` each: there is memory for no more.
+    pub fn with_record_bytes_max(self, bytes: u64) -> Self {
+        Self {
+            record_bytes_max: bytes,
+            ..self
+        }
+    }
+
+    /// Whether there is memory for a record of `bytes`. Who holds whole records must ask before it takes any.
+    ///
+    /// # Errors
+    /// [`Failure`]: it is larger than was said before.
+    pub fn check_record_bytes(&self, bytes: u64) -> Result<(), Failure> {
+        let (most, number) = (self.record_bytes_max, self.records);
+        match (bytes <= most, self.is_inside) {
+            (true, _) => Ok(()),
+            (false, true) => Err(Failure::new(
+                Party::Budget,
+                format!(
+                    "a record of {bytes} bytes came, and records of this source are copied straight up to {most}: dump the source and load the dump, which tells how large its records are"
+                ),
+            )),
+            (false, false) => Err(Failure::new(
+                Party::Content,
+                format!(
+                    "record {number} of the part has {bytes} bytes, and its part record speaks of {most} at most: it was written so; dump it again"
+                ),
+            )),
         }
     }
 

@@ -42,6 +42,13 @@ pub trait Sink: Send + Sync {
     /// Memory that one writer holds at most, in bytes.
     fn writer_bytes(&self) -> u64;
 
+    /// Memory that one writer holds at most beside, in bytes, for records of up to `record_bytes_max`. Default: 0, for one
+    /// that holds no whole records. One that does asks [`RecordReader::check_record_bytes`] before it takes any.
+    fn record_bytes(&self, record_bytes_max: u64) -> u64 {
+        let _ = record_bytes_max;
+        0
+    }
+
     /// Reaches the system.
     ///
     /// # Errors

@@ -107,6 +107,12 @@ pub trait Source: Send + Sync {
     /// Memory that one reader holds at most, in bytes, outside of the leased buffers.
     fn reader_bytes(&self) -> u64;
 
+    /// The most bytes of one record, for a sink that holds whole ones while records are copied to it straight; a copy
+    /// refuses a larger one. Default: no bound.
+    fn record_bytes_max(&self) -> u64 {
+        u64::MAX
+    }
+
     /// Memory that planning holds at most, in bytes.
     fn planner_bytes(&self) -> u64 {
         0

@@ -80,6 +80,8 @@ pub struct Written {
     pub records: u64,
     /// Raw bytes.
     pub bytes: u64,
+    /// Raw bytes of the largest record; 0 if nobody kept count.
+    pub largest: u64,
 }
 
 /// Writes the records of one part into leased buffers, cut into frames.
@@ -181,6 +183,7 @@ impl<'a> RecordWriter<'a> {
         }
         self.mark(position)?;
         self.owed = bytes;
+        self.written.largest = self.written.largest.max(bytes);
         Ok(())
     }
 
@@ -279,6 +282,7 @@ impl<'a> RecordWriter<'a> {
     pub fn end(&mut self) {
         if self.open {
             assert!(self.owed < OPEN, "a record has no bytes");
+            self.written.largest = self.written.largest.max(OPEN - self.owed);
             self.owed = 0;
             self.open = false;
         }

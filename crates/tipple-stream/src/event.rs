@@ -15,7 +15,8 @@ pub(crate) const LENGTH_BYTES: usize = 4;
 const HAS_KEY: u8 = 1;
 const HAS_PAYLOAD: u8 = 2;
 const HAS_TIME: u8 = 4;
-const NULL: u32 = u32::MAX;
+/// The length of a header's value that is null.
+pub(crate) const NULL: u32 = u32::MAX;
 
 /// A name, and a value or null.
 pub type Header = (Vec<u8>, Option<Vec<u8>>);
@@ -178,6 +179,49 @@ pub(crate) fn record_bytes(length: [u8; LENGTH_BYTES]) -> Result<usize, String> 
     }
 }
 
+/// What an event begins with, behind its length.
+pub(crate) struct Fixed {
+    pub(crate) has_key: bool,
+    pub(crate) has_payload: bool,
+    pub(crate) time: Option<i64>,
+    /// 8 or 16.
+    pub(crate) position_bytes: usize,
+    pub(crate) headers: u16,
+}
+
+impl Fixed {
+    /// # Errors
+    /// Why that begins none.
+    pub(crate) fn parse(bytes: &[u8; FIXED_BYTES]) -> Result<Self, String> {
+        let flags = bytes[4];
+        if flags & !(HAS_KEY | HAS_PAYLOAD | HAS_TIME) != 0 {
+            return Err(format!("an event with the flags {flags:#04x}"));
+        }
+        let position_bytes = usize::from(bytes[5]);
+        if ![8, 16].contains(&position_bytes) {
+            return Err(format!(
+                "an event with a position of {position_bytes} bytes"
+            ));
+        }
+        let time = i64::from_le_bytes(bytes[8..].try_into().expect("8 bytes"));
+        Ok(Self {
+            has_key: flags & HAS_KEY != 0,
+            has_payload: flags & HAS_PAYLOAD != 0,
+            time: (flags & HAS_TIME != 0).then_some(time),
+            position_bytes,
+            headers: u16::from_le_bytes([bytes[6], bytes[7]]),
+        })
+    }
+}
+
+pub(crate) fn ends_inside(what: &str) -> String {
+    format!("an event that ends inside its {what}")
+}
+
+pub(crate) fn surplus(bytes: usize) -> String {
+    format!("{bytes} bytes after an event without payload")
+}
+
 impl<'a> EventRef<'a> {
     /// Reads an event that is all of `bytes`.
     ///
@@ -191,45 +235,37 @@ impl<'a> EventRef<'a> {
         if length != bytes.len() {
             return Err(format!("an event of {length} bytes in {}", bytes.len()));
         }
-        let flags = fixed[4];
-        if flags & !(HAS_KEY | HAS_PAYLOAD | HAS_TIME) != 0 {
-            return Err(format!("an event with the flags {flags:#04x}"));
-        }
+        let fixed = Fixed::parse(fixed)?;
         let mut rest = Rest {
             bytes,
             at: FIXED_BYTES,
         };
-        let place = rest.take(usize::from(fixed[5]), "position")?;
-        let (place, numbering) = Place::of_bytes(&bytes[place])
-            .ok_or_else(|| format!("an event with a position of {} bytes", fixed[5]))?;
-        let time = i64::from_le_bytes(fixed[8..16].try_into().expect("8 bytes"));
-        let key = match flags & HAS_KEY {
-            0 => None,
-            _ => {
+        let place = rest.take(fixed.position_bytes, "position")?;
+        let (place, numbering) = Place::of_bytes(&bytes[place]).expect("8 or 16 bytes");
+        let key = match fixed.has_key {
+            false => None,
+            true => {
                 let bytes = rest.length("key")?;
                 Some(rest.take(bytes, "key")?)
             }
         };
         let from = rest.at;
-        for _ in 0..u16::from_le_bytes([fixed[6], fixed[7]]) {
+        for _ in 0..fixed.headers {
             rest.header()?;
         }
         let headers = from..rest.at;
         let payload = rest.at..bytes.len();
-        if flags & HAS_PAYLOAD == 0 && !payload.is_empty() {
-            return Err(format!(
-                "{} bytes after an event without payload",
-                payload.len()
-            ));
+        if !fixed.has_payload && !payload.is_empty() {
+            return Err(surplus(payload.len()));
         }
         Ok(Self {
             bytes,
             place,
             numbering,
-            time: (flags & HAS_TIME != 0).then_some(time),
+            time: fixed.time,
             key,
             headers,
-            payload: (flags & HAS_PAYLOAD != 0).then_some(payload),
+            payload: fixed.has_payload.then_some(payload),
         })
     }
 
@@ -274,6 +310,17 @@ impl<'a> EventRef<'a> {
         Some(&self.bytes[self.payload.clone()?])
     }
 
+    /// Whether it is this one; nothing is held twice to tell.
+    pub fn is(&self, event: &Event) -> bool {
+        let headers = event.headers.iter();
+        self.time == event.time
+            && self.key() == event.key.as_deref()
+            && self
+                .headers()
+                .eq(headers.map(|(name, value)| (&name[..], value.as_deref())))
+            && self.payload() == event.payload.as_deref()
+    }
+
     /// The same in parts of its own.
     pub fn to_event(&self) -> Event {
         let headers = self.headers();
@@ -298,7 +345,7 @@ impl<'a> Rest<'a> {
     fn take(&mut self, bytes: usize, what: &str) -> Result<Range<usize>, String> {
         let end = self.at.saturating_add(bytes);
         if end > self.bytes.len() {
-            return Err(format!("an event that ends inside its {what}"));
+            return Err(ends_inside(what));
         }
         let taken = self.at..end;
         self.at = end;
@@ -353,6 +400,7 @@ mod tests {
                 let read = EventRef::parse(&bytes).unwrap();
                 prop_assert_eq!((read.place(), read.numbering()), (place, numbering));
                 prop_assert_eq!(read.to_event(), event.clone());
+                prop_assert!(read.is(&event));
                 for cut in 0..bytes.len() {
                     prop_assert!(EventRef::parse(&bytes[..cut]).is_err());
                 }

@@ -82,7 +82,15 @@ impl Stream for Log {
     fn reader_bytes(&self) -> u64 {
         // What cannot be looked at is told by `look`.
         let largest = LogReader::open(&self.path).and_then(|log| log.largest());
-        CONNECTION_BYTES + largest.unwrap_or(0).max(BLOCK_BYTES as u64)
+        // SQLite puts a block together, and gives it to us.
+        CONNECTION_BYTES + 2 * largest.unwrap_or(0).max(BLOCK_BYTES as u64)
+    }
+
+    fn event_bytes_max(&self) -> u64 {
+        // As above; events that are appended from now on are behind its end.
+        LogReader::open(&self.path)
+            .and_then(|log| log.largest())
+            .unwrap_or(0)
     }
 
     fn open(&self) -> Result<Box<dyn RangeReader + '_>, Failure> {
@@ -105,6 +113,11 @@ impl Target for Log {
 
     fn writer_bytes(&self) -> u64 {
         CONNECTION_BYTES + 2 * BLOCK_BYTES as u64
+    }
+
+    fn event_bytes(&self, event_bytes_max: u64) -> u64 {
+        // Encoded anew if its place cannot be kept, in its block, and twice in SQLite: as it was given, and in its row.
+        4 * (event_bytes_max + ORIGIN_BYTES_MAX as u64)
     }
 
     fn check(&self) -> Result<(), Failure> {
@@ -174,10 +187,7 @@ impl Appender for LogWriter {
             Numbering::Sequence => self.push_record(event.place(), event.time(), event.bytes())?,
             Numbering::TimeAndNumber => {
                 let origin = event.place().text(Numbering::TimeAndNumber).into_bytes();
-                let mut own = event.to_event();
-                own.headers.push((ORIGIN.to_vec(), Some(origin)));
-                let pushed = self.push(&own)?;
-                assert!(pushed.is_some(), "an event was refused, and appended");
+                self.push_with(event, (ORIGIN, &origin))?;
             }
         }
         Ok(())

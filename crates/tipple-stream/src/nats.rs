@@ -47,6 +47,9 @@ use write::NatsWriter;
 /// Bytes that a reader holds beside messages.
 const READER_BYTES: u64 = 1 << 20;
 
+/// More than a subject takes: the server's own line is at most that long.
+const SUBJECT_BYTES_MAX: u64 = 4 << 10;
+
 /// A stream of NATS JetStream as a source and a sink. Nothing is asked of the server yet.
 #[derive(Clone, Debug)]
 pub struct Nats {
@@ -105,6 +108,13 @@ impl Nats {
             party,
             known: Arc::clone(&self.known),
         }
+    }
+
+    /// Of one message with its headers, as the server is configured now.
+    fn message_bytes_max(&self, party: Party) -> u64 {
+        // What cannot be reached is told by who looks.
+        let connection = self.access(party).connect(None);
+        connection.map_or(0, |connection| connection.info.max_payload)
     }
 
     fn extent(&self, gate: Option<&Gate>) -> Result<Extent, Stop> {
@@ -217,11 +227,13 @@ impl Stream for Nats {
     }
 
     fn reader_bytes(&self) -> u64 {
-        // What cannot be reached is told by `look`.
-        let connection = self.access(Party::Source).connect(None);
-        let largest = connection.map_or(0, |connection| connection.info.max_payload);
         // As it came, in a buffer that doubles, and as an event.
-        READER_BYTES + 3 * largest
+        READER_BYTES + 3 * self.message_bytes_max(Party::Source)
+    }
+
+    fn event_bytes_max(&self) -> u64 {
+        // The shortest header, `a:` and the end of its line, takes 9 bytes of an event.
+        3 * self.message_bytes_max(Party::Source) + SUBJECT_BYTES_MAX
     }
 
     fn open(&self) -> Result<Box<dyn RangeReader + '_>, Failure> {
@@ -249,6 +261,14 @@ impl Target for Nats {
     fn writer_bytes(&self) -> u64 {
         // The window, what was sent of it already, and what is read.
         2 * write::WINDOW_BYTES as u64 + READER_BYTES
+    }
+
+    fn event_bytes(&self, event_bytes_max: u64) -> u64 {
+        // What is larger is not written.
+        let largest = event_bytes_max.min(self.message_bytes_max(Party::Sink));
+        // In the window, its headers by themselves; and what is there already comes as JSON with base64, in a buffer
+        // that doubles, and is decoded.
+        8 * largest
     }
 
     fn check(&self) -> Result<(), Failure> {

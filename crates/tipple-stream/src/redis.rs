@@ -56,6 +56,9 @@ pub struct Redis {
     idle: Mutex<Option<Connection>>,
 }
 
+/// The most bytes of an event that is copied straight from Redis into a stream that holds it whole.
+const COPIED_BYTES_MAX: u64 = 16 << 20;
+
 impl Redis {
     /// The stream at `url`.
     pub fn new(url: RedisUrl) -> Self {
@@ -295,6 +298,11 @@ impl Stream for Redis {
         READER_BYTES
     }
 
+    /// Entries are as large as they are: nobody knows before they come.
+    fn event_bytes_max(&self) -> u64 {
+        COPIED_BYTES_MAX
+    }
+
     fn open(&self) -> Result<Box<dyn RangeReader + '_>, Failure> {
         self.ask(Party::Source, "read", |connection| {
             connection.talk(None).ask(&[b"PING"])
@@ -319,6 +327,11 @@ impl Target for Redis {
 
     fn writer_bytes(&self) -> u64 {
         WRITER_BYTES
+    }
+
+    fn event_bytes(&self, event_bytes_max: u64) -> u64 {
+        // It is sent from where it is; the last one of the stream comes piece by piece into memory that doubles.
+        event_bytes_max
     }
 
     fn check(&self) -> Result<(), Failure> {

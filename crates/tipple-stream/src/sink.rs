@@ -11,12 +11,10 @@ use tipple_flow::{
 };
 
 use crate::content::{no_event, read_record};
-use crate::event::{Event, EventRef};
+use crate::event::{EVENT_BYTES_MAX, Event, EventRef};
 use crate::pace::{Pace, Speed};
 use crate::place::{Numbering, Place};
 
-/// Of the buffer for one event, after a commit.
-const EVENT_BYTES_KEPT: usize = 1 << 20;
 /// Events at most between two commits.
 const EVENTS_OF_A_COMMIT: u64 = 50_000;
 /// Bytes at most between two commits.
@@ -63,8 +61,12 @@ pub trait Target: Send + Sync {
     /// How people name it, for messages. Never a secret.
     fn url(&self) -> String;
 
-    /// Memory that a writer holds at most, in bytes, outside of one event.
+    /// Memory that a writer holds at most, in bytes, outside of events.
     fn writer_bytes(&self) -> u64;
+
+    /// Memory that a writer holds at most beside, in bytes, for events of up to `event_bytes_max`; the event that it is
+    /// given is not of it.
+    fn event_bytes(&self, event_bytes_max: u64) -> u64;
 
     /// Reaches the system.
     ///
@@ -181,7 +183,7 @@ impl<T: Target> StreamSink<T> {
     fn is_there(&self, appender: &mut dyn Appender, event: &EventRef<'_>) -> Result<bool, Stop> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let is_doubtful = state.tail.as_ref().is_some_and(|tail| {
-            let is_here = tail.origin.0 == event.place() && event.to_event() != tail.event;
+            let is_here = tail.origin.0 == event.place() && !event.is(&tail.event);
             is_here || tail.origin.1 != event.numbering()
         });
         if is_doubtful && let Some(tail) = appender.verbatim_tail()? {
@@ -196,7 +198,7 @@ impl<T: Target> StreamSink<T> {
         }
         match event.place().cmp(&place) {
             std::cmp::Ordering::Less => {}
-            std::cmp::Ordering::Equal if event.to_event() == tail.event => state.tail = None,
+            std::cmp::Ordering::Equal if event.is(&tail.event) => state.tail = None,
             std::cmp::Ordering::Equal => {
                 return Err(self.foreign(tail, "that event of the dump is another one"));
             }
@@ -230,8 +232,13 @@ impl<T: Target> Sink for StreamSink<T> {
     }
 
     fn writer_bytes(&self) -> u64 {
-        // One event is held, of a size that is known when it comes: one that is larger than a buffer is the exception.
-        self.target.writer_bytes() + EVENT_BYTES_KEPT as u64
+        self.target.writer_bytes()
+    }
+
+    fn record_bytes(&self, record_bytes_max: u64) -> u64 {
+        let largest = record_bytes_max.min(EVENT_BYTES_MAX as u64);
+        // The event that is at hand, and until it was found in the dump the last one of the stream.
+        2 * largest + self.target.event_bytes(largest)
     }
 
     fn check(&self) -> Result<(), Stop> {
@@ -317,11 +324,8 @@ impl<T: Target> PartWriter for Writer<'_, T> {
             if self.uncommitted == EVENTS_OF_A_COMMIT || bytes >= BYTES_OF_A_COMMIT {
                 self.commit()?;
                 bytes = 0;
-                // A large event is not kept for the rest of the load.
-                self.record.shrink_to(EVENT_BYTES_KEPT);
             }
         }
-        self.record.shrink_to(EVENT_BYTES_KEPT);
         self.commit()
     }
 }

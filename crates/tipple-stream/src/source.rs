@@ -111,6 +111,10 @@ pub trait Stream: Send + Sync {
     /// Memory that one reader holds at most, in bytes.
     fn reader_bytes(&self) -> u64;
 
+    /// The most bytes of one encoded event, for who holds whole ones: what the system can have, or what there is to be
+    /// memory for.
+    fn event_bytes_max(&self) -> u64;
+
     /// Opens a reader.
     ///
     /// # Errors
@@ -302,6 +306,10 @@ impl<S: Stream> Source for StreamSource<S> {
 
     fn reader_bytes(&self) -> u64 {
         self.stream.reader_bytes()
+    }
+
+    fn record_bytes_max(&self) -> u64 {
+        self.stream.event_bytes_max()
     }
 
     fn check(&self) -> Result<Estimate, Stop> {

@@ -38,16 +38,17 @@ pub(crate) fn on_free_ports<T>(
 /// If there is no such process, or it has ended and has no memory any more.
 #[track_caller]
 pub fn memory_max(pid: u32) -> u64 {
-    let path = format!("/proc/{pid}/status");
-    let status = std::fs::read_to_string(&path)
-        .unwrap_or_else(|error| panic!("cannot read {path}: {error}; did the process end?"));
-    let kib: u64 = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .and_then(|rest| rest.trim().strip_suffix("kB"))
-        .and_then(|number| number.trim().parse().ok())
-        .unwrap_or_else(|| panic!("{path} tells no VmHWM: the process has ended"));
-    kib * 1024
+    try_memory_max(pid)
+        .unwrap_or_else(|| panic!("/proc/{pid}/status tells no VmHWM: the process has ended"))
+}
+
+/// The same; `None` if there is no such process, or it has ended.
+pub fn try_memory_max(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let mut lines = status.lines();
+    let line = lines.find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
 }
 
 /// Sends `signal` (such as `libc::SIGTERM`) to the process `pid`.

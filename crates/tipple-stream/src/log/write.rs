@@ -8,7 +8,7 @@ use tipple_flow::{Failure, Party};
 
 use super::read::{BLOCK_COLUMNS, Block, block_sum};
 use super::{BLOCK_BYTES, schema};
-use crate::event::{Event, LENGTH_BYTES, record_bytes};
+use crate::event::{Event, EventRef, LENGTH_BYTES, encode, record_bytes};
 use crate::place::{Numbering, Place};
 
 /// The only writer of a log. What was appended since the last [`LogWriter::commit`] is gone when it is dropped.
@@ -122,6 +122,37 @@ impl LogWriter {
                 .map(|()| Some(place)),
             Err(_) => Ok(None),
         };
+        self.record = record;
+        pushed
+    }
+
+    /// Appends an event that is encoded elsewhere, with the next sequence and one more header.
+    ///
+    /// # Errors
+    /// As for [`LogWriter::push`].
+    ///
+    /// # Panics
+    /// If it is too large then.
+    pub(super) fn push_with(
+        &mut self,
+        event: &EventRef<'_>,
+        header: (&[u8], &[u8]),
+    ) -> Result<(), Failure> {
+        let place = self.next;
+        let mut record = std::mem::take(&mut self.record);
+        record.clear();
+        let (time, headers) = (event.time(), event.headers());
+        let encoded = encode(
+            place,
+            Numbering::Sequence,
+            time,
+            event.key(),
+            headers.chain([(header.0, Some(header.1))]),
+            event.payload(),
+            &mut record,
+        );
+        assert_eq!(encoded, Ok(()), "an event was refused, and appended");
+        let pushed = self.push_record(place, time, &record);
         self.record = record;
         pushed
     }

@@ -108,7 +108,10 @@ pub(super) fn memory_story(options: &CopyOptions, source: &dyn Source, sink: &dy
         buffer_bytes: options.buffer_bytes as u64,
         others: &[
             ("reader", source.reader_bytes()),
-            ("writer", sink.writer_bytes()),
+            (
+                "writer",
+                sink.writer_bytes() + sink.record_bytes(source.record_bytes_max()),
+            ),
         ],
         planner_bytes: source.planner_bytes(),
         shared: &[],

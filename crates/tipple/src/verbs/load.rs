@@ -121,7 +121,7 @@ fn from_store(
         ready::load_options(&args.job, &args.parts, args.state.as_deref(), keys)
     };
     let rates = ready::job_rates(&args.job)?;
-    let memory_bytes = options.memory_bytes(store, sink);
+    let memory_bytes = options.memory_bytes(store, sink)?;
     if args.job.dry_run {
         let (parts, records, raw_bytes) = extent(store, &options)?;
         let expected = Expected {

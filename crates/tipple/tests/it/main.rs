@@ -27,6 +27,7 @@ mod redis;
 mod sealed;
 mod signals;
 mod snapshot;
+mod stream_memory;
 mod streams;
 mod supervise;
 mod support;

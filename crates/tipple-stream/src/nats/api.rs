@@ -32,6 +32,7 @@ const LOOK: Duration = Duration::from_millis(50);
 const REQUESTS_AHEAD: usize = 64;
 
 /// Answers of JetStream that mean something here (errors.json of nats-server).
+const STREAM_SEALED: u64 = 10109;
 pub(super) const STREAM_NOT_FOUND: u64 = 10059;
 pub(super) const NO_MESSAGE: u64 = 10037;
 
@@ -321,6 +322,9 @@ impl Access {
     pub(super) fn answered(&self, error: &ApiError) -> Failure {
         match error.err_code {
             STREAM_NOT_FOUND => self.failure("there is no such stream: look at `nats stream ls`"),
+            STREAM_SEALED => self.failure(
+                "it was sealed, so that nothing can be added any more: what was loaded before is there; load into another stream",
+            ),
             _ => self.failure(&format!(
                 "the server says {:?} (error {})",
                 error.description, error.err_code

@@ -115,6 +115,65 @@ fn a_followed_stream_waits_for_its_server() {
     assert_eq!((records.len(), outcomes), (200, Outcomes::default()));
 }
 
+/// Nobody can write to it, or delete anything of it, any more.
+fn seal(client: &mut RawNats, name: &str) {
+    let info = client.must(&format!("STREAM.INFO.{name}"), json!({}));
+    let mut config = info["config"].clone();
+    config["sealed"] = json!(true);
+    client.must(&format!("STREAM.UPDATE.{name}"), config);
+}
+
+#[test]
+fn a_stream_that_is_sealed_while_it_is_read_is_read_whole() {
+    let (server, mut client) = server();
+    fill(&mut client, "big", 20_000);
+    let source = whole(stream(&server, "big"));
+    let parts = plan(&source);
+    let mut sealer = RawNats::connect(server.port());
+    let (records, outcomes) = read_parts(&source, &parts, &gate(), |frame| {
+        if frame == 3 {
+            seal(&mut sealer, "big");
+        }
+    })
+    .unwrap();
+    assert_eq!(outcomes, Outcomes::default());
+    assert_filled(&records, 20_000);
+    // It is still the one that was planned.
+    assert!(
+        source
+            .is_same(&Stream::look(&stream(&server, "big")).unwrap().life)
+            .unwrap()
+    );
+}
+
+#[test]
+fn a_stream_that_is_sealed_while_it_is_loaded_keeps_what_it_has() {
+    let (server, mut client) = server();
+    client.create_stream("copy", json!({ "subjects": ["copy.>"] }));
+    let records = events(20_000);
+    let mut sealer = RawNats::connect(server.port());
+    let load = |act: &mut dyn FnMut(usize)| {
+        let target = sink(stream(&server, "copy"));
+        failure(write_all(&target, &records, &gate(), act))
+    };
+    let failed = load(&mut |frame| {
+        if frame == 40 {
+            seal(&mut sealer, "copy");
+        }
+    });
+    assert_eq!(failed.party(), Party::Sink);
+    let told = failed.to_string();
+    assert!(told.contains("it was sealed"), "{told}");
+    assert!(!told.contains('\n'));
+    // A beginning of what was to be loaded, and nothing else.
+    let there = client.state("copy")["messages"].as_u64().unwrap() as usize;
+    assert!((1..20_000).contains(&there), "{there}");
+    assert_loaded(&mut client, &records[..there].to_vec());
+    let again = load(&mut |_| {});
+    assert_eq!(again.party(), Party::Usage);
+    assert!(again.to_string().contains("it is sealed"), "{again}");
+}
+
 /// Makes a stream of three replicas.
 fn replicated(server: &Server, name: &str) {
     let config = json!({

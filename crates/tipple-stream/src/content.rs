@@ -48,6 +48,27 @@ impl Content for Events {
         records.end_record();
         Ok(true)
     }
+
+    /// The payload and a newline; nothing else of the event. Holds the whole event in memory.
+    fn write_raw(
+        &self,
+        records: &mut RecordReader<'_>,
+        bytes: &mut Vec<u8>,
+    ) -> Option<Result<bool, Stop>> {
+        Some(write_payload(records, bytes))
+    }
+}
+
+fn write_payload(records: &mut RecordReader<'_>, bytes: &mut Vec<u8>) -> Result<bool, Stop> {
+    let mut record = Vec::new();
+    if !read_record(records, &mut record)? {
+        return Ok(false);
+    }
+    let event = EventRef::parse(&record).map_err(|why| no_event(records, &why))?;
+    bytes.extend_from_slice(event.payload().unwrap_or_default());
+    bytes.push(b'\n');
+    records.end_record();
+    Ok(true)
 }
 
 /// Reads one encoded event; `false` if there is none left. The caller ends the record.

@@ -44,6 +44,8 @@ fn lines_become_events_and_come_back() {
     assert_eq!(dumped["records"], 4);
     place.run(&["verify", "d"]).ok();
     assert_eq!(place.run(&["cat", "d"]).ok().json(), shown);
+    let raw = place.command(&["cat", "d", "--raw"]).output().unwrap();
+    assert_eq!(raw.stdout, b"one\n\nthree \xff\nunended\n");
     let loaded = place
         .run(&["load", "d", "log:copy", "--json"])
         .ok()

@@ -119,6 +119,7 @@ pub fn copy(
     let source_said = source.finish(&planned, totals.records, &totals.read)?;
     let mut outcomes = totals.read;
     outcomes.merge(&totals.applied);
+    sink.told(&source_said);
     let sink_said = sink.finish(&outcomes)?;
     Ok(Report {
         records: totals.records - totals.applied.total(),

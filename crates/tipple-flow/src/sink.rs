@@ -80,6 +80,12 @@ pub trait Sink: Send + Sync {
     /// [`Stop::Failed`] if the system cannot be reached.
     fn open<'a>(&'a self, gate: &'a Gate) -> Result<Box<dyn PartWriter + 'a>, Stop>;
 
+    /// Takes what the source of a copy says of itself at the end, as DONE of a dump would have it; before
+    /// [`finish`](Sink::finish).
+    fn told(&self, said: &Value) {
+        let _ = said;
+    }
+
     /// Makes everything visible. `outcomes` is what became of all records of the job that were not applied; of a copy,
     /// also of those that the source did not give. What it returns goes into the report.
     ///

@@ -53,7 +53,7 @@ pub use options::{Archive, Bound, Follow, StreamOptions};
 pub use pace::Speed;
 pub use place::{Numbering, Place};
 pub use redis::{Redis, RedisUrl};
-pub use sink::{Appender, Origin, StreamSink, Tail, Target};
+pub use sink::{Appender, Origin, StreamSink, StreamSinkOptions, Tail, Target};
 pub use source::{Extent, RangeReader, Span, Stream, StreamSource};
 pub use url::StreamUrl;
 

@@ -166,7 +166,11 @@ impl Appender for LogWriter {
                 (place, Numbering::TimeAndNumber)
             }
         };
-        Ok(Some(Tail { origin, event: own }))
+        Ok(Some(Tail {
+            origin,
+            event: own,
+            is_begun: false,
+        }))
     }
 
     fn refuses(&self, event: &EventRef<'_>) -> Option<&'static Cause> {

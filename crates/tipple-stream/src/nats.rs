@@ -13,6 +13,10 @@
 //! got. Headers of the event that begin with `Nats-` would be commands to the server (forget this one, purge the stream),
 //! so they are written as `Tipple-Nats-…`.
 //!
+//! An event that is too large for one message is a loss, or, if it is to be split, several messages with the same
+//! `Tipple-Position`: the event's headers are in the first one, and each has `Tipple-Split: 2/5/4718592` before the last two
+//! headers: the second of five, of a payload of 4,718,592 bytes in all. An export does not join them.
+//!
 //! What was acknowledged is as durable as the server makes it: a file store writes it to the system at once, and to the disk
 //! every 2 minutes unless its `sync_interval` is less.
 
@@ -24,7 +28,7 @@ mod url;
 mod wire;
 mod write;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -58,6 +62,9 @@ pub struct Nats {
     known: Arc<Known>,
     /// What a target is made like.
     like: Option<Described>,
+    /// What that one was at the end, if it was copied.
+    told: Arc<Mutex<Option<Described>>>,
+    splits: bool,
 }
 
 impl Nats {
@@ -71,6 +78,8 @@ impl Nats {
             patience: Self::PATIENCE,
             known: Arc::default(),
             like: None,
+            told: Arc::default(),
+            splits: false,
         }
     }
 
@@ -79,6 +88,11 @@ impl Nats {
     pub fn like(self, said: &Value) -> Self {
         let like = Described::of(said);
         Self { like, ..self }
+    }
+
+    /// The same, which writes an event that is too large for one message as several. Default: it refuses it.
+    pub fn splitting(self, splits: bool) -> Self {
+        Self { splits, ..self }
     }
 
     /// The names of all streams of the account, this one's name aside; sorted.
@@ -268,7 +282,10 @@ impl Target for Nats {
         let largest = event_bytes_max.min(self.message_bytes_max(Party::Sink));
         // In the window, its headers by themselves; and what is there already comes as JSON with base64, in a buffer
         // that doubles, and is decoded.
-        8 * largest
+        let message = 8 * largest;
+        // The pieces of the last event, and what is made of them.
+        let pieces = if self.splits { 2 * event_bytes_max } else { 0 };
+        message + pieces
     }
 
     fn check(&self) -> Result<(), Failure> {
@@ -279,7 +296,7 @@ impl Target for Nats {
 
     fn open<'a>(&'a self, gate: &'a Gate) -> Result<Box<dyn Appender + 'a>, Failure> {
         let access = self.access(Party::Sink);
-        let opened = NatsWriter::open(access.clone(), self.like.as_ref(), gate);
+        let opened = NatsWriter::open(access.clone(), self.like.as_ref(), self.splits, gate);
         match opened {
             Ok(writer) => Ok(Box::new(writer)),
             Err(Stop::Failed(failure)) => Err(failure),
@@ -287,8 +304,17 @@ impl Target for Nats {
         }
     }
 
+    /// Only a stream that was like it from the beginning is made like it at the end.
+    fn told(&self, said: &Value) {
+        if self.like.is_some() {
+            let told = Described::of(said);
+            *self.told.lock().unwrap_or_else(PoisonError::into_inner) = told;
+        }
+    }
+
     fn finish(&self) -> Result<Value, Failure> {
-        match &self.like {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        match told.as_ref().or(self.like.as_ref()) {
             Some(like) => self.access(Party::Sink).finish(like).map_err(ungated),
             None => Ok(Value::Null),
         }

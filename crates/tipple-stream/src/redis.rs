@@ -51,7 +51,7 @@ pub struct Redis {
     url: RedisUrl,
     silence: Duration,
     patience: Duration,
-    restore: Option<Info>,
+    restore: Mutex<Option<Info>>,
     // For single questions.
     idle: Mutex<Option<Connection>>,
 }
@@ -66,7 +66,7 @@ impl Redis {
             url,
             silence: Duration::from_secs(30),
             patience: Duration::from_secs(300),
-            restore: None,
+            restore: Mutex::default(),
             idle: Mutex::default(),
         }
     }
@@ -80,8 +80,8 @@ impl Redis {
 
     /// The same, which when all is loaded gets what `source` tells: what a dump's DONE says of its source. Nothing
     /// happens if that was no Redis stream.
-    pub fn restoring(mut self, source: &Value) -> Self {
-        self.restore = serde_json::from_value(source["redis"].clone()).ok();
+    pub fn restoring(self, source: &Value) -> Self {
+        self.told(source);
         self
     }
 
@@ -342,10 +342,17 @@ impl Target for Redis {
         Ok(Box::new(RedisWriter::open(self, gate)?))
     }
 
+    fn told(&self, said: &Value) {
+        let info = serde_json::from_value(said["redis"].clone()).ok();
+        *self.restore.lock().unwrap_or_else(PoisonError::into_inner) = info;
+    }
+
     /// Makes the stream say of itself what the source said. A group that is there already is left where it is: whoever
     /// uses it may have gone on.
     fn finish(&self) -> Result<Value, Failure> {
-        let Some(info) = &self.restore else {
+        let restore = self.restore.lock();
+        let restore = restore.unwrap_or_else(PoisonError::into_inner).take();
+        let Some(info) = restore else {
             return Ok(Value::Null);
         };
         let key = self.key();

@@ -27,6 +27,8 @@ pub struct Tail {
     pub origin: (Place, Numbering),
     /// What it is, without what the target added.
     pub event: Event,
+    /// Only its first pieces are there. It is appended as one that is not, and the target goes on behind them.
+    pub is_begun: bool,
 }
 
 /// What a dump tells of the stream that it was made of.
@@ -48,6 +50,16 @@ impl Origin {
             from: from.and_then(|text| text.parse().ok()),
         }
     }
+}
+
+/// How events are written to a stream.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StreamSinkOptions {
+    /// As far apart as they were, times this. Default: as fast as it goes.
+    pub speed: Option<Speed>,
+    /// An event that is too large for one message of NATS is written as several, with headers that tell. Default: it is
+    /// a loss.
+    pub split: bool,
 }
 
 /// A stream that is appended to.
@@ -79,6 +91,11 @@ pub trait Target: Send + Sync {
     /// # Errors
     /// As for [`Target::check`]; [`Party::Usage`] if another one writes.
     fn open<'a>(&'a self, gate: &'a Gate) -> Result<Box<dyn Appender + 'a>, Failure>;
+
+    /// Takes what the source of a copy says of itself at the end, for [`Target::finish`].
+    fn told(&self, said: &Value) {
+        let _ = said;
+    }
 
     /// Makes the stream say of itself what the source said, when all events are there. What it returns goes into the
     /// report.
@@ -183,7 +200,8 @@ impl<T: Target> StreamSink<T> {
     fn is_there(&self, appender: &mut dyn Appender, event: &EventRef<'_>) -> Result<bool, Stop> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let is_doubtful = state.tail.as_ref().is_some_and(|tail| {
-            let is_here = tail.origin.0 == event.place() && !event.is(&tail.event);
+            let is_here =
+                tail.origin.0 == event.place() && !tail.is_begun && !event.is(&tail.event);
             is_here || tail.origin.1 != event.numbering()
         });
         if is_doubtful && let Some(tail) = appender.verbatim_tail()? {
@@ -198,6 +216,10 @@ impl<T: Target> StreamSink<T> {
         }
         match event.place().cmp(&place) {
             std::cmp::Ordering::Less => {}
+            std::cmp::Ordering::Equal if tail.is_begun => {
+                state.tail = None;
+                return Ok(false);
+            }
             std::cmp::Ordering::Equal if event.is(&tail.event) => state.tail = None,
             std::cmp::Ordering::Equal => {
                 return Err(self.foreign(tail, "that event of the dump is another one"));
@@ -251,7 +273,8 @@ impl<T: Target> Sink for StreamSink<T> {
         if !state.tail_known {
             let tail = appender.tail()?;
             // Right before all that the dump may have: nothing of it is there.
-            state.tail = tail.filter(|tail| Some(tail.origin.0.next()) != self.from);
+            state.tail =
+                tail.filter(|tail| tail.is_begun || Some(tail.origin.0.next()) != self.from);
             state.tail_known = true;
         }
         drop(state);
@@ -263,6 +286,10 @@ impl<T: Target> Sink for StreamSink<T> {
             pace: self.speed.map(Pace::new),
             uncommitted: 0,
         }))
+    }
+
+    fn told(&self, said: &Value) {
+        self.target.told(said);
     }
 
     fn finish(&self, _outcomes: &Outcomes) -> Result<Value, Stop> {

@@ -5,18 +5,19 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use serde_json::Value;
 use tipple_chunk::Codec;
 use tipple_flow::{Failure, Party, Sink, Source};
 
 use crate::form::{EventForm, FormKind, PathTemplate};
 use crate::log::Log;
 use crate::nats::{Nats, NatsUrl};
-use crate::options::StreamOptions;
+use crate::options::{Bound, StreamOptions};
 use crate::pace::Speed;
 use crate::place::Numbering;
 use crate::redis::{Redis, RedisUrl};
-use crate::sink::{Origin, StreamSink, Target};
-use crate::source::StreamSource;
+use crate::sink::{Origin, StreamSink, StreamSinkOptions, Target};
+use crate::source::{Stream, StreamSource};
 
 /// Which stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +73,27 @@ impl StreamUrl {
         })
     }
 
+    /// What a target of a copy is made like: what a dump of it would say of it now, where it says anything.
+    ///
+    /// # Errors
+    /// [`Failure`]: it cannot be reached, or does not tell.
+    pub fn origin(&self, options: &StreamOptions) -> Result<Origin, Failure> {
+        let said = match self {
+            Self::Log(_) => Value::Null,
+            Self::Nats(url) => {
+                let nats = Nats::at(url.clone());
+                nats.said(&nats.look()?.life, None)?
+            }
+            // It tells at the end, which is all that its target needs.
+            Self::Redis(_) => Value::Null,
+        };
+        let from = match options.from {
+            Some(Bound::Place(place)) => Some(place),
+            _ => None,
+        };
+        Ok(Origin { said, from })
+    }
+
     /// What the stream itself is called: the log's folder, a stream of NATS, a key of Redis. What is not UTF-8 in it is
     /// replaced.
     pub fn name(&self) -> String {
@@ -103,19 +125,20 @@ impl StreamUrl {
     /// # Errors
     /// [`Failure`]: it cannot be written to.
     pub fn sink(&self) -> Result<Box<dyn Sink>, Failure> {
-        self.sink_like(&Origin::default(), None)
+        self.sink_like(&Origin::default(), StreamSinkOptions::default())
     }
 
     /// The stream as a sink for a dump of the stream `origin`: where the system can, it says of itself afterwards what
-    /// that one said. With a `speed`, events come as far apart as they were, times that.
+    /// that one said. `options` say how events are written.
     ///
     /// # Errors
     /// [`Failure`]: it cannot be written to.
     pub fn sink_like(
         &self,
         origin: &Origin,
-        speed: Option<Speed>,
+        options: StreamSinkOptions,
     ) -> Result<Box<dyn Sink>, Failure> {
+        let speed = options.speed;
         fn sink<T: Target + 'static>(
             target: T,
             origin: &Origin,
@@ -129,7 +152,10 @@ impl StreamUrl {
         }
         Ok(match self {
             Self::Log(path) => sink(Log::at(path), origin, speed),
-            Self::Nats(url) => sink(Nats::at(url.clone()).like(&origin.said), origin, speed),
+            Self::Nats(url) => {
+                let nats = Nats::at(url.clone()).like(&origin.said);
+                sink(nats.splitting(options.split), origin, speed)
+            }
             Self::Redis(url) => {
                 let redis = Redis::new(url.clone()).restoring(&origin.said);
                 sink(redis, origin, speed)

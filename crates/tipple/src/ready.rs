@@ -26,7 +26,7 @@ use tipple_memcached::{
     TlsOptions,
 };
 use tipple_store::{StoreOptions, StoreUrl};
-use tipple_stream::{Archive, Events, Follow, FormKind, Ndjson, Parquet, StreamOptions};
+use tipple_stream::{Archive, Events, Follow, FormKind, Ndjson, Parquet, StreamOptions, StreamUrl};
 
 use crate::cli::{
     BufferFlags, ConnectionFlags, FenceFlags, FilterFlags, FollowFlags, FormFlags, FormName,
@@ -236,6 +236,10 @@ impl Typed<'_> {
         if !matches!(sink, SinkUrl::Stream(_)) {
             let why = format!("is for streams, and the sink is {sink}");
             self.refuse(&["speed"], &why)?;
+        }
+        if !matches!(sink, SinkUrl::Stream(StreamUrl::Nats(_))) {
+            let why = format!("is for streams of NATS, and the sink is {sink}");
+            self.refuse(&["split"], &why)?;
         }
         Ok(())
     }

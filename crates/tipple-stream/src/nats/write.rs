@@ -13,7 +13,7 @@ use super::api::{Access, ApiError, Patience, Stored, StreamInfo};
 use super::headers;
 use super::restore::Described;
 use super::wire::{Connection, Trouble, parse_number};
-use crate::event::{Event, EventRef};
+use crate::event::{EVENT_BYTES_MAX, Event, EventRef};
 use crate::place::Numbering;
 use crate::sink::{Appender, Tail};
 
@@ -30,11 +30,19 @@ const EXPECTED: &[u8] = b"Nats-Expected-Last-Sequence";
 const TIME: &[u8] = b"Tipple-Time";
 /// The last.
 const POSITION: &[u8] = b"Tipple-Position";
+/// The last but two of a piece of an event: which one, of how many, of how many bytes of payload in all.
+const SPLIT: &[u8] = b"Tipple-Split";
 /// Before names that would tell the server to do something: to forget a message whose id it has seen, to purge.
 const KEPT: &[u8] = b"Tipple-";
 const COMMAND: &[u8] = b"Nats-";
+/// What is left of [`SPLIT`] without [`KEPT`].
+const SPLIT_KEPT: &[u8] = b"Split";
 /// More than the headers above take, with the first line and the last.
 const OWN_BYTES_MAX: u64 = 256;
+/// More than [`SPLIT`] takes.
+const SPLIT_BYTES_MAX: u64 = 96;
+/// Pieces that an event has at most.
+const PIECES_MAX: u64 = 1 << 16;
 
 /// The sequence is not the expected one (errors.json of nats-server).
 const WRONG_SEQUENCE: u64 = 10071;
@@ -53,6 +61,9 @@ pub(super) struct NatsWriter<'a> {
     created: String,
     subjects: Vec<String>,
     message_bytes_max: u64,
+    splits: bool,
+    /// Pieces of the last event that are there, if it has more.
+    begun: Option<Pieces>,
     connection: Option<Connection>,
     patience: Patience,
     /// Before the numbers of connection and message, in the subject of answers.
@@ -62,6 +73,47 @@ pub(super) struct NatsWriter<'a> {
     /// The sequence of the first message of this writer.
     began: u64,
     block: Vec<u8>,
+}
+
+/// Which piece of an event a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Split {
+    /// From 1.
+    piece: u64,
+    of: u64,
+    /// Of the whole payload.
+    bytes: u64,
+}
+
+impl Split {
+    fn text(self) -> String {
+        format!("{}/{}/{}", self.piece, self.of, self.bytes)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut numbers = text
+            .split('/')
+            .map(|number| parse_number(number.as_bytes()));
+        let mut next = || numbers.next().flatten();
+        let split = Self {
+            piece: next()?,
+            of: next()?,
+            bytes: next()?,
+        };
+        let is_good = (1..=split.of).contains(&split.piece)
+            && (2..=PIECES_MAX).contains(&split.of)
+            && split.bytes <= EVENT_BYTES_MAX as u64;
+        (is_good && next().is_none()).then_some(split)
+    }
+}
+
+/// The first pieces of an event, put together.
+#[derive(Debug)]
+struct Pieces {
+    /// Which one the last of them is.
+    last: Split,
+    /// With as much of the payload as there is.
+    event: Event,
 }
 
 /// Messages, as they are sent, that were not acknowledged.
@@ -132,6 +184,7 @@ impl<'a> NatsWriter<'a> {
     pub(super) fn open(
         access: Access,
         like: Option<&Described>,
+        splits: bool,
         gate: &'a Gate,
     ) -> Result<Self, Stop> {
         let info = match (access.look_before_load(like, Some(gate))?, like) {
@@ -157,6 +210,8 @@ impl<'a> NatsWriter<'a> {
             created: info.created,
             subjects: info.config.subjects,
             message_bytes_max,
+            splits,
+            begun: None,
             connection: Some(connection),
             patience: Patience::new(),
             inbox,
@@ -171,19 +226,90 @@ impl<'a> NatsWriter<'a> {
         })
     }
 
-    /// Adds the event to the window.
-    fn push(&mut self, event: &EventRef<'_>) {
+    /// Bytes of the event as one message, its payload aside, at most.
+    fn head_bytes(event: &EventRef<'_>) -> u64 {
+        let headers = event.headers().map(|(name, value)| {
+            (KEPT.len() + name.len() + value.map_or(0, <[u8]>::len) + 4) as u64
+        });
+        OWN_BYTES_MAX + headers.sum::<u64>()
+    }
+
+    /// How much of the payload a piece of an event can have that is too large for one message; `None` if its headers
+    /// leave less than half of a message, or there would be too many pieces.
+    fn piece_bytes(&self, event: &EventRef<'_>) -> Option<u64> {
+        let head = Self::head_bytes(event) + SPLIT_BYTES_MAX;
+        let room = self.message_bytes_max.checked_sub(head)?;
+        let bytes = event.payload().map_or(0, <[u8]>::len) as u64;
+        let is_enough = room >= self.message_bytes_max / 2 && bytes <= room * PIECES_MAX;
+        (self.splits && is_enough).then_some(room)
+    }
+
+    /// Adds an event that is too large to the window, piece by piece; those that are there already are not added again.
+    fn push_pieces(&mut self, event: &EventRef<'_>, room: u64) -> Result<(), Stop> {
+        let payload = event.payload().expect("others were refused");
+        let bytes = payload.len() as u64;
+        let (mut piece, of, mut from) = match self.begun.take() {
+            None => (0, bytes.div_ceil(room), 0),
+            Some(there) => {
+                let begun = there.event.payload.as_deref().unwrap_or_default();
+                let is_same = there.last.bytes == bytes
+                    && payload.starts_with(begun)
+                    && event.is_but_payload(&there.event);
+                let left = bytes - begun.len().min(payload.len()) as u64;
+                if !is_same || left.div_ceil(there.last.of - there.last.piece) > room {
+                    return Err(self
+                        .access
+                        .failure(&format!(
+                            "it ends with {} of {} pieces of another event than {} of the dump, or takes less in a message than it did: load into an empty stream",
+                            there.last.piece,
+                            there.last.of,
+                            event.place()
+                        ))
+                        .into());
+                }
+                (there.last.piece, there.last.of, begun.len())
+            }
+        };
+        while piece < of {
+            let share = (payload.len() - from).div_ceil((of - piece) as usize);
+            piece += 1;
+            let split = Split { piece, of, bytes };
+            self.push(event, &payload[from..from + share], Some(split));
+            from += share;
+            self.keep_going()?;
+        }
+        Ok(())
+    }
+
+    /// Sends what there is enough of.
+    fn keep_going(&mut self) -> Result<(), Stop> {
+        match self.window.is_full() {
+            true => self.advance(|window| !window.is_half_full(), true),
+            false if self.window.bytes.len() - self.window.sent >= SEND_BYTES => {
+                self.advance(|_| true, false)
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// Adds the event to the window, or a piece of it.
+    fn push(&mut self, event: &EventRef<'_>, payload: &[u8], split: Option<Split>) {
         let sequence = self.window.next();
         let block = &mut self.block;
         block.clear();
         headers::begin(block);
         let expected = sequence - 1;
         headers::push(block, EXPECTED, expected.to_string().as_bytes());
-        for (name, value) in event.headers() {
+        // The first piece has them for all.
+        let has_headers = split.is_none_or(|split| split.piece == 1);
+        for (name, value) in event.headers().filter(|_| has_headers) {
             if is_command(name) {
                 block.extend_from_slice(KEPT);
             }
             headers::push(block, name, value.expect("others were refused"));
+        }
+        if let Some(split) = split {
+            headers::push(block, SPLIT, split.text().as_bytes());
         }
         let time = event
             .time()
@@ -193,7 +319,6 @@ impl<'a> NatsWriter<'a> {
         headers::push(block, POSITION, position.as_bytes());
         headers::end(block);
 
-        let payload = event.payload().expect("others were refused");
         let bytes = &mut self.window.bytes;
         bytes.extend_from_slice(b"HPUB ");
         bytes.extend_from_slice(event.key().expect("others were refused"));
@@ -324,8 +449,8 @@ impl<'a> NatsWriter<'a> {
             let mut foreign = None;
             let range = self.window.first..=last.min(self.window.next());
             let asked = connection.stored_range(stream, range, self.gate, |sequence, stored| {
-                let ours = self.window.frame(sequence).and_then(tail_of_frame);
-                if ours.is_none() || stored.as_ref().and_then(tail_of) != ours {
+                let ours = self.window.frame(sequence).and_then(kept_of_frame);
+                if ours.is_none() || stored.as_ref().and_then(kept_of) != ours {
                     foreign = Some(foreign.map_or(sequence, |first: u64| first.min(sequence)));
                 }
             })?;
@@ -365,6 +490,61 @@ fn foreign_message(access: &Access, sequence: u64) -> Failure {
     access.failure(&format!(
         "somebody else has written or deleted message {sequence} of it: a load needs a stream of its own; empty it (nats stream purge), and run the same command again"
     ))
+}
+
+impl NatsWriter<'_> {
+    /// The event of which the message `sequence` is the piece `last`, as far as it is there.
+    fn put_together(&mut self, sequence: u64, tail: Tail, last: Split) -> Result<Tail, Failure> {
+        let stream = &self.access.url.stream;
+        let first = (sequence + 1).saturating_sub(last.piece);
+        let mut pieces: Vec<Option<Kept>> = Vec::new();
+        pieces.resize_with(last.piece as usize, || None);
+        let pieces = std::cell::RefCell::new(pieces);
+        let asked = self.access.once(None, |connection| {
+            connection.stored_range(stream, first..=sequence, self.gate, |at, stored| {
+                pieces.borrow_mut()[(at - first) as usize] = stored.as_ref().and_then(kept_of);
+            })
+        });
+        let asked = asked.map_err(|stop| match stop {
+            Stop::Failed(failure) => failure,
+            Stop::Cancelled(_) => self.access.failure("the job has ended"),
+        })?;
+        asked.map_err(|error| self.access.answered(&error))?;
+        let mut whole: Option<Event> = None;
+        for (at, piece) in (first..).zip(pieces.into_inner()) {
+            let number = at - first + 1;
+            let expected = Split {
+                piece: number,
+                ..last
+            };
+            let piece = piece
+                .filter(|kept| kept.split == Some(expected) && kept.tail.origin == tail.origin);
+            let event = piece
+                .ok_or_else(|| foreign_message(&self.access, at))?
+                .tail
+                .event;
+            match &mut whole {
+                None => whole = Some(event),
+                Some(whole) => {
+                    let payload = whole.payload.get_or_insert_default();
+                    payload.extend_from_slice(&event.payload.unwrap_or_default());
+                }
+            }
+        }
+        let event = whole.expect("there is at least one");
+        let is_begun = last.piece < last.of;
+        if is_begun {
+            self.begun = Some(Pieces {
+                last,
+                event: event.clone(),
+            });
+        }
+        Ok(Tail {
+            event,
+            is_begun,
+            ..tail
+        })
+    }
 }
 
 /// A target that cannot be one.
@@ -464,7 +644,7 @@ impl Appender for NatsWriter<'_> {
                 .map_or(from, |info| from.max(info.state.first()));
             let range = from..=found.sequence;
             let asked = connection.stored_range(stream, range, self.gate, |sequence, stored| {
-                if stored.as_ref().and_then(tail_of).is_none() {
+                if stored.as_ref().and_then(kept_of).is_none() {
                     let first = first_foreign.get().unwrap_or(sequence);
                     first_foreign.set(Some(first.min(sequence)));
                 }
@@ -484,7 +664,15 @@ impl Appender for NatsWriter<'_> {
         // What a load that was broken off had on its way may have come since this one was opened.
         self.window.first = self.window.first.max(stored.sequence + 1);
         self.began = self.window.first;
-        Ok(tail_of(&stored))
+        let Some(kept) = kept_of(&stored) else {
+            return Ok(None);
+        };
+        match kept.split {
+            None => Ok(Some(kept.tail)),
+            Some(last) => self
+                .put_together(stored.sequence, kept.tail, last)
+                .map(Some),
+        }
     }
 
     fn refuses(&self, event: &EventRef<'_>) -> Option<&'static Cause> {
@@ -494,14 +682,12 @@ impl Appender for NatsWriter<'_> {
         let Some(payload) = event.payload() else {
             return Some(&NO_PAYLOAD);
         };
-        let mut bytes = OWN_BYTES_MAX + payload.len() as u64;
-        for (name, value) in event.headers() {
-            if !headers::fits(name, value) {
-                return Some(&BAD_HEADER);
-            }
-            bytes += (KEPT.len() + name.len() + value.map_or(0, <[u8]>::len) + 4) as u64;
+        if !(event.headers()).all(|(name, value)| headers::fits(name, value)) {
+            return Some(&BAD_HEADER);
         }
-        (bytes > self.message_bytes_max).then_some(&TOO_LARGE)
+        let bytes = Self::head_bytes(event) + payload.len() as u64;
+        let fits = bytes <= self.message_bytes_max || self.piece_bytes(event).is_some();
+        (!fits).then_some(&TOO_LARGE)
     }
 
     fn append(&mut self, event: &EventRef<'_>) -> Result<(), Stop> {
@@ -516,13 +702,16 @@ impl Appender for NatsWriter<'_> {
                 ))
                 .into());
         }
-        self.push(event);
-        match self.window.is_full() {
-            true => self.advance(|window| !window.is_half_full(), true),
-            false if self.window.bytes.len() - self.window.sent >= SEND_BYTES => {
-                self.advance(|_| true, false)
+        let payload = event.payload().expect("others were refused");
+        let bytes = Self::head_bytes(event) + payload.len() as u64;
+        match self.piece_bytes(event) {
+            Some(room) if bytes > self.message_bytes_max || self.begun.is_some() => {
+                self.push_pieces(event, room)
             }
-            false => Ok(()),
+            _ => {
+                self.push(event, payload, None);
+                self.keep_going()
+            }
         }
     }
 
@@ -532,13 +721,13 @@ impl Appender for NatsWriter<'_> {
     }
 }
 
-/// Whether a header of this name would make the server do something, or was renamed for that.
+/// Whether a header of this name would make the server do something, or tell of a piece, or was renamed for that.
 fn is_command(name: &[u8]) -> bool {
     let mut rest = name;
     while let Some(inner) = rest.strip_prefix(KEPT) {
         rest = inner;
     }
-    rest.starts_with(COMMAND)
+    rest.starts_with(COMMAND) || rest == SPLIT_KEPT && name != rest
 }
 
 /// A subject that can be published to.
@@ -569,27 +758,34 @@ pub(super) fn matches(filter: &[u8], subject: &[u8]) -> bool {
 
 /// The sequence that a message had where it was dumped; `None` if it was not loaded by tipple from such a stream.
 pub(super) fn origin_of(stored: &Stored) -> Option<u64> {
-    let (place, numbering) = tail_of(stored)?.origin;
+    let (place, numbering) = kept_of(stored)?.tail.origin;
     (numbering == Numbering::Sequence).then_some(place.parts().1)
 }
 
+/// An event as it was loaded, or a piece of it.
+#[derive(Debug, PartialEq)]
+struct Kept {
+    tail: Tail,
+    split: Option<Split>,
+}
+
 /// What was loaded, of a message as the server has it; `None` if it was not loaded by tipple.
-fn tail_of(stored: &Stored) -> Option<Tail> {
-    tail(&stored.subject, &stored.headers, &stored.payload)
+fn kept_of(stored: &Stored) -> Option<Kept> {
+    kept(&stored.subject, &stored.headers, &stored.payload)
 }
 
 /// The same of a message as it is sent.
-fn tail_of_frame(frame: &[u8]) -> Option<Tail> {
+fn kept_of_frame(frame: &[u8]) -> Option<Kept> {
     let line = memchr::memmem::find(frame, b"\r\n")?;
     let mut words = frame[..line].split(|byte| *byte == b' ').skip(1);
     let (subject, _) = (words.next()?, words.next()?);
     let header_bytes = usize::try_from(parse_number(words.next()?)?).ok()?;
     let body = &frame[line + 2..frame.len() - 2];
     let (block, payload) = body.split_at_checked(header_bytes)?;
-    tail(subject, block, payload)
+    kept(subject, block, payload)
 }
 
-fn tail(subject: &[u8], block: &[u8], payload: &[u8]) -> Option<Tail> {
+fn kept(subject: &[u8], block: &[u8], payload: &[u8]) -> Option<Kept> {
     let mut all: VecDeque<_> = headers::each(block).collect();
     // Some servers take it away.
     if all.front().is_some_and(|(name, _)| *name == EXPECTED) {
@@ -608,6 +804,14 @@ fn tail(subject: &[u8], block: &[u8], payload: &[u8]) -> Option<Tail> {
         true => Numbering::TimeAndNumber,
         false => Numbering::Sequence,
     };
+    let split = match all.back() {
+        Some((name, value)) if *name == SPLIT => {
+            let split = Split::parse(std::str::from_utf8((*value)?).ok()?)?;
+            all.pop_back();
+            Some(split)
+        }
+        _ => None,
+    };
     let restored = |name: &[u8]| match is_command(name) {
         true => name.strip_prefix(KEPT).map(<[u8]>::to_vec),
         false => Some(name.to_vec()),
@@ -615,7 +819,7 @@ fn tail(subject: &[u8], block: &[u8], payload: &[u8]) -> Option<Tail> {
     let headers: Option<Vec<_>> = (all.iter())
         .map(|(name, value)| Some((restored(name)?, value.map(<[u8]>::to_vec))))
         .collect();
-    Some(Tail {
+    let tail = Tail {
         origin: (place.parse().ok()?, numbering),
         event: Event {
             time,
@@ -623,7 +827,9 @@ fn tail(subject: &[u8], block: &[u8], payload: &[u8]) -> Option<Tail> {
             headers: headers?,
             payload: Some(payload.to_vec()),
         },
-    })
+        is_begun: false,
+    };
+    Some(Kept { tail, split })
 }
 
 #[cfg(test)]

@@ -336,6 +336,7 @@ fn verbatim(place: Place, fields: Fields) -> Tail {
             headers: headers.map(|(name, value)| (name, Some(value))).collect(),
             ..Event::default()
         },
+        is_begun: false,
     }
 }
 
@@ -379,7 +380,11 @@ fn parse(place: Place, fields: Fields) -> Result<Tail, String> {
         let header = event.headers.get_mut(null);
         header.ok_or("a layout of other headers")?.1 = None;
     }
-    Ok(Tail { origin, event })
+    Ok(Tail {
+        origin,
+        event,
+        is_begun: false,
+    })
 }
 
 /// The last event of a stream, held whole.
@@ -538,7 +543,7 @@ mod tests {
             let id = std::str::from_utf8(&args[2]).unwrap().parse().unwrap();
             let pairs = args[3..].chunks(2).map(|pair| (pair[0].clone(), pair[1].clone()));
             let pairs: Fields = pairs.collect();
-            let expected = Tail { origin: (place, numbering), event };
+            let expected = Tail { origin: (place, numbering), event, is_begun: false };
             let told = [parse(id, pairs.clone()), Ok(verbatim(id, pairs))];
             prop_assert!(told.contains(&Ok(expected)), "{told:?}");
         }

@@ -393,6 +393,110 @@ fn messages_larger_than_a_request_are_read_and_loaded() {
 }
 
 #[test]
+fn an_event_that_is_too_large_is_split_and_its_pieces_tell() {
+    let server = Server::start("max_payload: 64KB");
+    let mut client = RawNats::connect(server.port());
+    client.create_stream("copy", json!({ "subjects": ["s.>"] }));
+    let large = |number: u8, bytes: usize| Event {
+        time: Some(7),
+        key: Some(b"s.x".to_vec()),
+        headers: vec![
+            (b"Tipple-Split".to_vec(), Some(b"1/2/3".to_vec())),
+            (b"n".to_vec(), Some(vec![b'0' + number])),
+        ],
+        payload: Some((0..bytes).map(|at| (at % 251) as u8 ^ number).collect()),
+    };
+    // The last one has headers that leave it no room.
+    let mut heavy = large(5, 70_000);
+    heavy.headers[1].1 = Some(vec![b'h'; 40_000]);
+    let sizes = [(1, 10), (2, 1_000_000), (3, 66_000), (4, 0)];
+    let events: Vec<_> = sizes.map(|(number, bytes)| large(number, bytes)).into();
+    let all = events.iter().chain([&heavy]);
+    let records: Vec<_> = (2..)
+        .step_by(2)
+        .zip(all)
+        .map(|(at, event)| record(at, event))
+        .collect();
+    let refused = write_all(&sink(stream(&server, "copy")), &records, &gate(), |_| {});
+    let (_, outcomes) = refused.unwrap();
+    assert_eq!(outcomes.losses().collect::<Vec<_>>(), [("too large", 3)]);
+    client.must("STREAM.PURGE.copy", json!({}));
+
+    let load = |name: &str| {
+        let target = sink(stream(&server, name).splitting(true));
+        write_all(&target, &records, &gate(), |_| {})
+    };
+    for appended in [4, 0] {
+        let (count, outcomes) = load("copy").unwrap();
+        assert_eq!(count, appended);
+        assert_eq!(outcomes.losses().collect::<Vec<_>>(), [("too large", 1)]);
+    }
+    let messages = client.all("copy");
+    let header = |headers: &[u8], name: &str| {
+        let text = String::from_utf8_lossy(headers).into_owned();
+        let find = |line: &str| line.strip_prefix(&format!("{name}: ")).map(str::to_owned);
+        text.lines().find_map(find)
+    };
+    let mut at = 0;
+    for (number, event) in events.iter().enumerate() {
+        let (mut payload, mut piece) = (Vec::new(), 0);
+        loop {
+            let message = &messages[at].1;
+            at += 1;
+            piece += 1;
+            payload.extend_from_slice(&message.payload);
+            let position = header(&message.headers, "Tipple-Position").unwrap();
+            assert_eq!(position, format!("{}", 2 * number + 2));
+            // Its own of that name is kept under another one.
+            let own = header(&message.headers, "Tipple-Tipple-Split");
+            assert_eq!(own.is_some(), piece == 1);
+            let Some(split) = header(&message.headers, "Tipple-Split") else {
+                assert_eq!(piece, 1);
+                break;
+            };
+            let numbers: Vec<usize> = split.split('/').map(|n| n.parse().unwrap()).collect();
+            assert_eq!(
+                (numbers[0], numbers[2]),
+                (piece, event.payload.as_ref().unwrap().len())
+            );
+            if numbers[0] == numbers[1] {
+                break;
+            }
+        }
+        assert_eq!(Some(payload), event.payload);
+    }
+    assert_eq!(at, messages.len());
+
+    // A load that was killed in the middle of an event, after any of its pieces: the next one goes on behind it.
+    for there in [2, 9, messages.len() - 2] {
+        client.must("STREAM.DELETE.copy", json!(null));
+        client.create_stream("copy", json!({ "subjects": ["s.>"] }));
+        for (_, message) in &messages[..there] {
+            client.store(&message.subject, &message.headers, &message.payload);
+        }
+        load("copy").unwrap();
+        let again = client.all("copy");
+        assert!(again == messages, "after {there}");
+    }
+    // And one of another event of that place is refused.
+    client.must("STREAM.DELETE.copy", json!(null));
+    client.create_stream("copy", json!({ "subjects": ["s.>"] }));
+    for (number, (_, message)) in messages[..3].iter().enumerate() {
+        let mut payload = message.payload.clone();
+        if number == 2 {
+            payload[0] ^= 1;
+        }
+        client.store(&message.subject, &message.headers, &payload);
+    }
+    let failed = failure(load("copy"));
+    assert!(
+        failed.to_string().contains("pieces of another event"),
+        "{failed}"
+    );
+    assert_eq!(client.all("copy").len(), 3);
+}
+
+#[test]
 fn what_was_loaded_is_what_was_read_and_a_second_load_adds_nothing() {
     let (server, mut client) = server();
     client.create_stream("copy", json!({ "subjects": ["copy.>"] }));

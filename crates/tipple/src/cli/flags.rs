@@ -6,7 +6,7 @@ use clap::{ArgAction, Args, ValueEnum, ValueHint};
 use tipple_chunk::Codec;
 use tipple_dump::PartRange;
 use tipple_store::StoreOptions;
-use tipple_stream::{Bound, PathTemplate, Speed};
+use tipple_stream::{Bound, PathTemplate, Speed, StreamSinkOptions};
 
 use crate::ready::{Archived, Listing};
 use crate::units::{self, ByteSize, Rate, Span, UnitError};
@@ -231,6 +231,19 @@ pub(crate) struct PaceFlags {
     /// Events come as far apart as they were, times this: 1 for the original timing, 10 for ten times as fast [default: as fast as it goes]
     #[arg(long, value_name = "FACTOR", env = "TIPPLE_SPEED")]
     pub(crate) speed: Option<Speed>,
+
+    /// Write an event that is too large for a message of NATS as several, with headers that tell, instead of counting it as lost
+    #[arg(long, env = "TIPPLE_SPLIT", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    pub(crate) split: bool,
+}
+
+impl PaceFlags {
+    pub(crate) fn options(&self) -> StreamSinkOptions {
+        StreamSinkOptions {
+            speed: self.speed,
+            split: self.split,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -274,7 +274,7 @@ pub(crate) struct CatArgs {
     #[arg(long, value_name = "N", env = "TIPPLE_LIMIT", value_parser = limit)]
     pub(crate) limit: Option<u64>,
 
-    /// The bytes of the records as they are, where the content has such a form (lines), instead of JSON
+    /// The bytes of the records as they are instead of JSON, where the content has such a form: lines, and of events the payload with a newline
     #[arg(long, env = "TIPPLE_RAW")]
     pub(crate) raw: bool,
 

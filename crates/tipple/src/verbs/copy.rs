@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tipple_budget::Rates;
 use tipple_dump::CopyOptions;
 use tipple_flow::{Sink, Source};
-use tipple_stream::Origin;
+use tipple_stream::{Origin, StreamOptions};
 
 use crate::cli::{CopyArgs, Mode};
 use crate::endpoint::{SinkUrl, SourceUrl};
@@ -46,7 +46,16 @@ pub(super) fn run(
     // A source that can choose does; for all others the sink chooses.
     let filtering = !source_is_memcached;
     let sink = match &to {
-        SinkUrl::Stream(to) => to.sink_like(&Origin::default(), args.pace.speed)?,
+        SinkUrl::Stream(to) => {
+            let origin = match &from {
+                SourceUrl::Stream(from) => from.origin(&StreamOptions {
+                    from: args.stream.from,
+                    ..StreamOptions::default()
+                })?,
+                _ => Origin::default(),
+            };
+            to.sink_like(&origin, args.pace.options())?
+        }
         _ => ready::sink(&to, &args.lines_sink, &args.storing, &memcached, filtering)?,
     };
     let options = ready::copy_options(&args.job, &args.buffers)?;

@@ -72,7 +72,7 @@ fn one(
     }
     let sink = match (&to, &place) {
         (SinkUrl::Stream(to), DumpPlace::Store(url)) => {
-            to.sink_like(&origin(args, url, output)?, args.pace.speed)?
+            to.sink_like(&origin(args, url, output)?, args.pace.options())?
         }
         _ => ready::sink(&to, &args.lines, &args.storing, &memcached, true)?,
     };

@@ -237,6 +237,56 @@ fn a_stream_that_is_not_there_is_made_with_its_configuration_and_consumers() {
 }
 
 #[test]
+fn a_stream_is_copied_into_one_that_is_made_like_it() {
+    let (from, to) = (Nats::start(""), Nats::start(""));
+    let mut client = RawNats::connect(from.port());
+    let config = json!({ "subjects": ["s.>"], "description": "orders", "max_msgs": 1000 });
+    client.create_stream("S", config);
+    for number in 0..50 {
+        client.store("s.x", b"", format!("{number}").as_bytes());
+    }
+    client.must("STREAM.MSG.DELETE.S", json!({ "seq": 2 }));
+    let acks = [true, true, false];
+    consume(
+        &mut client,
+        "S",
+        "worker",
+        json!({ "deliver_policy": "all" }),
+        &acks,
+    );
+    let place = Place::new();
+    let url = |server: &Nats, name: &str| format!("nats://127.0.0.1:{}/{name}", server.port());
+    for appended in [49, 0] {
+        let copy = ["copy", &url(&from, "S"), &url(&to, "T"), "--json"];
+        let report = place.run(&copy).ok().report();
+        assert_eq!(report["sink"]["appended"], appended);
+        let target = &report["sink"]["target"];
+        assert_eq!(target["stream_made"], appended > 0, "{report}");
+        assert_eq!(
+            target["consumers_made"],
+            usize::from(appended > 0),
+            "{report}"
+        );
+    }
+    let mut copy = RawNats::connect(to.port());
+    let info = copy.must("STREAM.INFO.T", json!(null));
+    assert_eq!(info["config"]["description"], "orders");
+    assert_eq!(info["config"]["max_msgs"], 1000);
+    assert_eq!(info["state"]["messages"], 49);
+    // The first one that was not acknowledged: 0 and 2 were, 1 was deleted.
+    assert_eq!(copy.pull("T", "worker", 1)[0].0.payload, b"3");
+    // What is no stream of NATS tells of no configuration.
+    place.pipe(&["append", "log:l"], b"x\n").ok();
+    let missing = place.run(&["copy", "log:l", &url(&to, "U")]);
+    assert_eq!(missing.exit, Some(10), "{}", missing.stderr);
+    assert!(
+        missing.stderr.contains("there is no such stream"),
+        "{}",
+        missing.stderr
+    );
+}
+
+#[test]
 fn a_stream_that_would_not_keep_what_is_loaded_is_refused() {
     let server = Nats::start("");
     let mut client = RawNats::connect(server.port());

@@ -47,6 +47,11 @@ fn a_redis_stream_comes_back_with_its_ids_and_groups() {
     let told = |info: &str| info.split("radix-tree").next().unwrap().to_owned();
     assert_eq!(told(&before[0]), told(&after[0]));
     assert_eq!(before[1], after[1]);
+    // Straight across, too.
+    run(&["copy", &url("a:1"), &url("3/c")]).ok();
+    let copied = info(&mut client, "c");
+    assert_eq!(told(&before[0]), told(&copied[0]));
+    assert_eq!(before[1], copied[1]);
     // Into the log, where the ids become headers, and straight across.
     place.run(&["load", "d", "log:l"]).ok();
     let loaded = place.run(&["load", "d", "log:l", "--json"]).ok().report();

@@ -37,7 +37,6 @@ mod retry;
 mod sink;
 mod source;
 mod stats;
-mod tls;
 mod url;
 
 pub use cachemover::{CachemoverOptions, CachemoverSink, CachemoverSource, is_cachemover};

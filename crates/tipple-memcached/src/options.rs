@@ -1,11 +1,11 @@
 //! How to reach a server.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use tipple_flow::{Failure, Party};
+pub use tipple_tls::TlsOptions;
 
 use crate::retry::RetryOptions;
 
@@ -72,17 +72,6 @@ impl MemcachedOptions {
         }
         self.retry.validate()
     }
-}
-
-/// How to speak TLS.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TlsOptions {
-    /// A PEM file of certificates to trust instead of the system's.
-    pub ca_file: Option<PathBuf>,
-    /// Believe any certificate: encrypted, but with whom is not known.
-    pub insecure: bool,
-    /// The name that the certificate must have, if it is not the host of the URL.
-    pub server_name: Option<String>,
 }
 
 /// A user and a password. Neither display nor debug output shows them.

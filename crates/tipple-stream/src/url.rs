@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 use tipple_chunk::Codec;
 use tipple_flow::{Failure, Party, Sink, Source};
+use tipple_tls::TlsOptions;
 
 use crate::form::{EventForm, FormKind, PathTemplate};
 use crate::log::Log;
@@ -24,15 +25,15 @@ use crate::source::{Stream, StreamSource};
 pub enum StreamUrl {
     /// `log:PATH`: the embedded log in a folder.
     Log(PathBuf),
-    /// `nats://HOST:PORT/STREAM`: a stream of NATS JetStream.
+    /// `nats://HOST:PORT/STREAM`, `tls://…`: a stream of NATS JetStream.
     Nats(NatsUrl),
-    /// `redis://…`: a stream in a Redis server.
+    /// `redis://…`, `rediss://…`: a stream in a Redis server.
     Redis(RedisUrl),
 }
 
 impl StreamUrl {
     /// What they begin with, before the colon.
-    pub const SCHEMES: &[&str] = &["log", "nats", "redis", "rediss"];
+    pub const SCHEMES: &[&str] = &["log", "nats", "tls", "redis", "rediss"];
 
     /// Reads what begins with one of [`StreamUrl::SCHEMES`] and a colon; `None` if it begins with something else.
     ///
@@ -48,7 +49,7 @@ impl StreamUrl {
                 "log: names no folder: give log:FOLDER, such as log:./orders",
             )),
             b"log" => Ok(Self::Log(PathBuf::from(OsStr::from_bytes(rest)))),
-            b"nats" => (text.to_string_lossy().parse().map(Self::Nats))
+            b"nats" | b"tls" => (text.to_string_lossy().parse().map(Self::Nats))
                 .map_err(|why| Failure::new(Party::Usage, why)),
             b"redis" | b"rediss" => match text.to_str() {
                 Some(text) => text.parse().map(Self::Redis),
@@ -59,6 +60,15 @@ impl StreamUrl {
             },
             _ => return None,
         })
+    }
+
+    /// The same with these options for TLS, if it is one of NATS or Redis.
+    pub fn with_tls(self, tls: TlsOptions) -> Self {
+        match self {
+            Self::Log(path) => Self::Log(path),
+            Self::Nats(url) => Self::Nats(url.with_tls(tls)),
+            Self::Redis(url) => Self::Redis(url.with_tls(tls)),
+        }
     }
 
     /// The stream as a source.

@@ -50,7 +50,7 @@ pub use memcached::Memcached;
 pub use ministack::MiniStack;
 pub use nats::Nats;
 pub use operation::Operation;
-pub use process::{memory_max, signal, try_memory_max};
+pub use process::{free_port, memory_max, signal, try_memory_max};
 pub use proxy::{End, Flow, Proxy, Script};
 pub use raw_memcached::{Expected, Item, RawMemcached, expected};
 pub use raw_nats::{NatsMessage, RawNats};

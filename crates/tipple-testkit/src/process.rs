@@ -168,7 +168,7 @@ pub(crate) fn at_exit(end: fn()) {
 }
 
 /// A port that nobody listens on: now, and maybe not a moment later.
-pub(crate) fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     listener.local_addr().unwrap().port()
 }

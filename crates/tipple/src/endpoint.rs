@@ -5,14 +5,14 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use tipple_memcached::{MemcachedUrl, is_cachemover};
+use tipple_memcached::{MemcachedUrl, TlsOptions, is_cachemover};
 use tipple_store::StoreUrl;
 use tipple_stream::StreamUrl;
 
 use crate::error::CliError;
 
-const SOURCES: &str = "memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, log:FOLDER, nats://HOST:PORT/STREAM, redis://HOST:PORT/KEY, lines:FILE, or - for standard input";
-const SINKS: &str = "memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, log:FOLDER, nats://HOST:PORT/STREAM, redis://HOST:PORT/KEY, lines:FILE, or - for standard output";
+const SOURCES: &str = "memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, log:FOLDER, nats://HOST:PORT/STREAM, redis://HOST:PORT/KEY (TLS: tls://…, rediss://…), lines:FILE, or - for standard input";
+const SINKS: &str = "memcached://HOST:PORT[,HOST:PORT…], memcacheds://… (TLS), memcached:///PATH.sock, log:FOLDER, nats://HOST:PORT/STREAM, redis://HOST:PORT/KEY (TLS: tls://…, rediss://…), lines:FILE, or - for standard output";
 const LATER: [&str; 2] = ["kafka", "mysql"];
 /// The password of a Redis server, as redis-cli has it, for a URL that has none.
 const REDIS_PASSWORD: &str = "REDISCLI_AUTH";
@@ -146,6 +146,22 @@ impl SourceUrl {
         }
     }
 
+    /// The same with these options for TLS, if it is a stream that can speak it.
+    pub(crate) fn with_tls(self, tls: Option<TlsOptions>) -> Self {
+        match (self, tls) {
+            (Self::Stream(url), Some(tls)) => Self::Stream(url.with_tls(tls)),
+            (url, _) => url,
+        }
+    }
+
+    /// Whether it can speak TLS.
+    pub(crate) fn speaks_tls(&self) -> bool {
+        matches!(
+            self,
+            Self::Memcached(_) | Self::Stream(StreamUrl::Nats(_) | StreamUrl::Redis(_))
+        )
+    }
+
     /// Its kind, for messages.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
@@ -170,6 +186,22 @@ impl SinkUrl {
                 path.display()
             ))),
         }
+    }
+
+    /// The same with these options for TLS, if it is a stream that can speak it.
+    pub(crate) fn with_tls(self, tls: Option<TlsOptions>) -> Self {
+        match (self, tls) {
+            (Self::Stream(url), Some(tls)) => Self::Stream(url.with_tls(tls)),
+            (url, _) => url,
+        }
+    }
+
+    /// Whether it can speak TLS.
+    pub(crate) fn speaks_tls(&self) -> bool {
+        matches!(
+            self,
+            Self::Memcached(_) | Self::Stream(StreamUrl::Nats(_) | StreamUrl::Redis(_))
+        )
     }
 
     /// Its kind, for messages.
@@ -301,7 +333,7 @@ mod tests {
             "memcached://me:hunter2@h",
             "redis:hunter2@h",
             "redis://me:hunter2@h",
-            "rediss://me:hunter2@h/k",
+            "rediss://me:hunter2@h/k?x",
         ] {
             for error in [
                 SourceUrl::parse(OsStr::new(text)).unwrap_err(),

@@ -178,10 +178,8 @@ const CONNECTION_FLAGS: &[&str] = &[
     "attempts",
     "user",
     "password_file",
-    "tls_ca",
-    "tls_name",
-    "tls_insecure",
 ];
+const TLS_FLAGS: &[&str] = &["tls_ca", "tls_name", "tls_insecure"];
 
 impl Typed<'_> {
     pub(crate) fn has(&self, flag: &str) -> bool {
@@ -255,9 +253,13 @@ impl Typed<'_> {
         }
     }
 
-    /// Refuses flags of memcached where there is none on either side.
-    pub(crate) fn fit_memcached(&self, any: bool) -> Result<(), CliError> {
-        if any {
+    /// Refuses flags of memcached where there is none on either side, and those of TLS where nothing speaks it.
+    pub(crate) fn fit_connections(&self, memcached: bool, tls: bool) -> Result<(), CliError> {
+        if !tls {
+            let why = "is for memcached, NATS and Redis, which are on neither side";
+            self.refuse(TLS_FLAGS, why)?;
+        }
+        if memcached {
             return Ok(());
         }
         let why = "is for memcached, which is on neither side";
@@ -437,14 +439,19 @@ pub(crate) fn sink(
     })
 }
 
-pub(crate) fn connection(flags: &ConnectionFlags) -> Result<MemcachedOptions, CliError> {
+/// How to speak TLS, if anything is said of it.
+pub(crate) fn tls(flags: &ConnectionFlags) -> Option<TlsOptions> {
     let wants_tls = flags.tls_ca.is_some() || flags.tls_name.is_some() || flags.tls_insecure;
+    wants_tls.then(|| TlsOptions {
+        ca_file: flags.tls_ca.clone(),
+        insecure: flags.tls_insecure,
+        server_name: flags.tls_name.clone(),
+    })
+}
+
+pub(crate) fn connection(flags: &ConnectionFlags) -> Result<MemcachedOptions, CliError> {
     let options = MemcachedOptions {
-        tls: wants_tls.then(|| TlsOptions {
-            ca_file: flags.tls_ca.clone(),
-            insecure: flags.tls_insecure,
-            server_name: flags.tls_name.clone(),
-        }),
+        tls: tls(flags),
         auth: credentials(flags)?,
         connect_timeout: flags.connect_timeout.0,
         io_timeout: flags.io_timeout.0,

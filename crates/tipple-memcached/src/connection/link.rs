@@ -10,7 +10,6 @@ use tipple_budget::Gate;
 
 use super::{ConnectionError, OUTBOX_BYTES_MAX, check};
 use crate::options::MemcachedOptions;
-use crate::tls;
 use crate::url::Server;
 
 /// How long a wait for the server goes on before it looks whether the job was cancelled.
@@ -20,7 +19,7 @@ const TICK: Duration = Duration::from_millis(100);
 pub(super) struct Link {
     pub(super) server: Server,
     stream: Stream,
-    tls: Option<Box<rustls::ClientConnection>>,
+    tls: Option<Box<tipple_tls::ClientConnection>>,
     // To be sent: sent.. of it.
     pub(super) outbox: Vec<u8>,
     pub(super) sent: usize,
@@ -57,7 +56,16 @@ impl Link {
             greeted: false,
         };
         if let Some(tls) = &options.tls {
-            link.tls = Some(Box::new(tls::client(server, tls)?));
+            let host = match server {
+                Server::Tcp { host, .. } => host,
+                Server::Unix(_) => "localhost",
+            };
+            let session = tipple_tls::client(host, tls);
+            let session = session.map_err(|reason| ConnectionError::Tls {
+                server: server.clone(),
+                reason,
+            })?;
+            link.tls = Some(Box::new(session));
             link.handshake(gate)?;
         }
         Ok(link)
@@ -179,7 +187,7 @@ impl Link {
             let _ = tls.write_tls(&mut &self.stream);
             return Err(ConnectionError::Tls {
                 server: self.server.clone(),
-                reason: tls::explain(&error),
+                reason: tipple_tls::explain(&error),
             });
         }
         Ok(())

@@ -362,7 +362,7 @@ impl Access {
         let mut last = Trouble::Away("there is no server".into());
         for at in first..first + servers.len() {
             let server = &servers[at % servers.len()];
-            match Connection::open(server, &self.url.login, answer_time, gate) {
+            match Connection::open(server, &self.url, answer_time, gate) {
                 Ok(connection) => {
                     known.first.store(at % servers.len(), Ordering::Relaxed);
                     self.learn(&connection.info.connect_urls);

@@ -1,7 +1,9 @@
-//! `nats://[user:password@|token@]host:port[,host:port…]/STREAM`.
+//! `nats://` or `tls://[user:password@|token@]host:port[,host:port…]/STREAM`.
 
 use std::fmt;
 use std::str::FromStr;
+
+use tipple_tls::TlsOptions;
 
 /// Where NATS listens if nobody says otherwise.
 const PORT: u16 = 4222;
@@ -13,6 +15,9 @@ pub struct NatsUrl {
     pub(super) servers: Vec<String>,
     pub(super) login: Login,
     pub(super) stream: String,
+    /// Whether the server must speak TLS; it is spoken with any that asks for it.
+    pub(super) is_secure: bool,
+    pub(super) tls: TlsOptions,
 }
 
 /// Who logs in.
@@ -28,7 +33,13 @@ impl NatsUrl {
     /// other text.
     pub fn of_account(text: &str) -> Option<&str> {
         let begin = text.strip_suffix('*')?;
-        (begin.starts_with("nats://") && begin.ends_with('/')).then_some(begin)
+        let is_nats = begin.starts_with("nats://") || begin.starts_with("tls://");
+        (is_nats && begin.ends_with('/')).then_some(begin)
+    }
+
+    /// The same with other options for TLS. Default: the system's certificates.
+    pub fn with_tls(self, tls: TlsOptions) -> Self {
+        Self { tls, ..self }
     }
 
     /// The stream's name.
@@ -43,10 +54,14 @@ impl FromStr for NatsUrl {
         // The text is not shown: it may hold a password.
         let refuse = |why: &str| {
             format!(
-                "not a stream of NATS ({why}): give nats://host:port/STREAM, with user:password@ or token@ before the host if the server asks for it"
+                "not a stream of NATS ({why}): give nats://host:port/STREAM, or tls:// for TLS, with user:password@ or token@ before the host if the server asks for it"
             )
         };
-        let rest = (text.strip_prefix("nats://")).ok_or_else(|| refuse("it has no nats://"))?;
+        let (is_secure, rest) = match (text.strip_prefix("nats://"), text.strip_prefix("tls://")) {
+            (Some(rest), _) => (false, rest),
+            (None, Some(rest)) => (true, rest),
+            (None, None) => return Err(refuse("it has no nats://")),
+        };
         let (authority, stream) = (rest.split_once('/')).ok_or_else(|| refuse("no stream"))?;
         let (login, host) = match authority.rsplit_once('@') {
             None => (Login::Nobody, authority),
@@ -73,13 +88,16 @@ impl FromStr for NatsUrl {
             servers,
             login,
             stream: stream.to_owned(),
+            is_secure,
+            tls: TlsOptions::default(),
         })
     }
 }
 
 impl fmt::Display for NatsUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "nats://{}/{}", self.servers.join(","), self.stream)
+        let scheme = if self.is_secure { "tls" } else { "nats" };
+        write!(f, "{scheme}://{}/{}", self.servers.join(","), self.stream)
     }
 }
 
@@ -145,6 +163,7 @@ mod tests {
                 "nats://[::1]:5/S-1_2",
                 Login::Nobody,
             ),
+            ("tls://h/S", "tls://h:4222/S", Login::Nobody),
             ("nats://[::1]/S", "nats://[::1]:4222/S", Login::Nobody),
             (
                 "nats://a,b:5,c/S",

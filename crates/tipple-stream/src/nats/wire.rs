@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use serde_json::json;
 use tipple_budget::{Cancelled, Gate};
+use tipple_tls::Socket;
 
 use super::headers;
-use super::url::Login;
+use super::url::{Login, NatsUrl};
 
 /// How long a connection may take to be made, and an answer to come: more than a server that works takes. A cluster that has
 /// lost a leader drops questions without a word, so it is not much more.
@@ -60,6 +61,7 @@ impl From<std::io::Error> for Trouble {
 pub(super) struct ServerInfo {
     pub(super) max_payload: u64,
     pub(super) tls_required: bool,
+    pub(super) tls_available: bool,
     pub(super) headers: bool,
     /// Others of its cluster, as `host:port`.
     pub(super) connect_urls: Vec<String>,
@@ -87,7 +89,7 @@ struct Ranges {
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Connection {
-    socket: TcpStream,
+    socket: Socket,
     pub(super) info: ServerInfo,
     input: Vec<u8>,
     /// What of the input was not looked at.
@@ -107,7 +109,7 @@ impl Connection {
     /// Connects, and logs in. `answer_time`: how long that, and each answer later, may take.
     pub(super) fn open(
         server: &str,
-        login: &Login,
+        url: &NatsUrl,
         answer_time: Duration,
         gate: Option<&Gate>,
     ) -> Result<Self, Trouble> {
@@ -115,7 +117,7 @@ impl Connection {
         let mut last = Trouble::Away(format!("{server} has no address"));
         for address in server.to_socket_addrs().map_err(away)? {
             match TcpStream::connect_timeout(&address, answer_time) {
-                Ok(socket) => return Self::begin(socket, login, answer_time, gate),
+                Ok(socket) => return Self::begin(socket, server, url, answer_time, gate),
                 Err(error) => last = away(error),
             }
         }
@@ -124,15 +126,18 @@ impl Connection {
 
     fn begin(
         socket: TcpStream,
-        login: &Login,
+        server: &str,
+        url: &NatsUrl,
         answer_time: Duration,
         gate: Option<&Gate>,
     ) -> Result<Self, Trouble> {
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(STEP))?;
         socket.set_write_timeout(Some(answer_time))?;
+        // Until the server has said what it speaks.
+        let later = socket.try_clone()?;
         let mut connection = Self {
-            socket,
+            socket: Socket::Plain(socket),
             info: ServerInfo::default(),
             input: vec![0; READ_BYTES],
             from: 0,
@@ -145,23 +150,32 @@ impl Connection {
         };
         let line = connection.line(gate)?;
         connection.told(line)?;
-        if connection.info.tls_required {
+        let is_offered = connection.info.tls_required || connection.info.tls_available;
+        if url.is_secure && !is_offered {
             return Err(Trouble::Refused(
-                "it wants TLS, which tipple does not speak with NATS".into(),
+                "it does not speak TLS: give nats:// for a server without".into(),
             ));
+        }
+        let is_secure = url.is_secure || connection.info.tls_required;
+        if is_secure {
+            if connection.from < connection.to {
+                // Whoever put it there is not the one with the certificate.
+                return Err(Trouble::Refused("it goes on before TLS has begun".into()));
+            }
+            connection.socket = secure(later, server, url, answer_time, gate)?;
         }
         if !connection.info.headers {
             return Err(Trouble::Refused(
                 "it has no headers: take 2.9 or later".into(),
             ));
         }
-        let (user, pass, token) = match login {
+        let (user, pass, token) = match &url.login {
             Login::Nobody => (None, None, None),
             Login::Token(token) => (None, None, Some(token)),
             Login::User(user, password) => (Some(user), Some(password), None),
         };
         let hello = json!({
-            "verbose": false, "pedantic": false, "tls_required": false, "lang": "rust",
+            "verbose": false, "pedantic": false, "tls_required": is_secure, "lang": "rust",
             "version": env!("CARGO_PKG_VERSION"), "name": "tipple", "protocol": 1,
             "headers": true, "no_responders": true,
             "user": user, "pass": pass, "auth_token": token,
@@ -188,7 +202,8 @@ impl Connection {
 
     /// Sends bytes of the protocol.
     pub(super) fn send(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
-        Ok(self.socket.write_all(bytes)?)
+        self.socket.write_all(bytes)?;
+        Ok(self.socket.flush()?)
     }
 
     /// A subject that nobody else has.
@@ -432,6 +447,29 @@ impl Connection {
             false => Err(Trouble::Lost("it sends what is no NATS".into())),
         }
     }
+}
+
+fn secure(
+    socket: TcpStream,
+    server: &str,
+    url: &NatsUrl,
+    answer_time: Duration,
+    gate: Option<&Gate>,
+) -> Result<Socket, Trouble> {
+    let host = server.rsplit_once(':').map_or(server, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let look = || gate.map_or(Ok(()), Gate::check).map_err(Trouble::from);
+    Socket::secure(
+        socket,
+        host,
+        &url.tls,
+        answer_time,
+        look,
+        |why, may_pass| match may_pass {
+            true => Trouble::Lost(why),
+            false => Trouble::Refused(why),
+        },
+    )
 }
 
 /// Where the parts of a message are: `MSG subject sid [reply] bytes`, `HMSG subject sid [reply] header-bytes bytes`.

@@ -8,6 +8,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use tipple_budget::{Cancelled, Gate};
+use tipple_tls::Socket;
 
 use super::url::RedisUrl;
 
@@ -100,7 +101,7 @@ pub(super) fn begin_arg(out: &mut Vec<u8>, bytes: usize) {
 /// A connection to a server, which knows us and has selected the database.
 #[derive(Debug)]
 pub(super) struct Connection {
-    socket: TcpStream,
+    socket: Socket,
     input: Box<[u8]>,
     at: usize,
     filled: usize,
@@ -118,7 +119,7 @@ impl Connection {
             }
             match TcpStream::connect_timeout(&address, CONNECT.min(silence)) {
                 Ok(socket) => {
-                    let mut connection = Self::over(socket, silence).map_err(lost)?;
+                    let mut connection = Self::over(socket, url, silence, gate)?;
                     connection.greet(url, gate)?;
                     return Ok(connection);
                 }
@@ -128,10 +129,29 @@ impl Connection {
         Err(last.map_or_else(|| Trouble::Lost("the name has no address".into()), lost))
     }
 
-    fn over(socket: TcpStream, silence: Duration) -> io::Result<Self> {
-        socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(TICK))?;
-        socket.set_write_timeout(Some(TICK))?;
+    fn over(
+        socket: TcpStream,
+        url: &RedisUrl,
+        silence: Duration,
+        gate: Option<&Gate>,
+    ) -> Result<Self, Trouble> {
+        let ready = || {
+            socket.set_nodelay(true)?;
+            socket.set_read_timeout(Some(TICK))?;
+            socket.set_write_timeout(Some(TICK))
+        };
+        ready().map_err(|error: io::Error| Trouble::Lost(error.to_string()))?;
+        let socket = match url.tls() {
+            None => Socket::Plain(socket),
+            Some(tls) => {
+                let look = || gate.map_or(Ok(()), Gate::check).map_err(Trouble::from);
+                let failed = |why, may_pass| match may_pass {
+                    true => Trouble::Lost(why),
+                    false => Trouble::Protocol(why),
+                };
+                Socket::secure(socket, url.host().0, tls, silence, look, failed)?
+            }
+        };
         Ok(Self {
             socket,
             input: vec![0; INPUT_BYTES].into(),
@@ -201,6 +221,9 @@ impl Talk<'_> {
                 }
                 Err(error) => self.waited(error, since)?,
             }
+        }
+        while let Err(error) = self.of.socket.flush() {
+            self.waited(error, since)?;
         }
         Ok(())
     }

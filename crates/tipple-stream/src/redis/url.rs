@@ -4,6 +4,7 @@ use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
 use tipple_flow::{Failure, Party};
+use tipple_tls::TlsOptions;
 
 /// The port of a URL that names none.
 const PORT_DEFAULT: u16 = 6379;
@@ -19,6 +20,7 @@ pub struct RedisUrl {
     password: Option<String>,
     database: u32,
     key: Vec<u8>,
+    tls: Option<TlsOptions>,
 }
 
 impl RedisUrl {
@@ -50,6 +52,17 @@ impl RedisUrl {
         (self.user.as_deref(), self.password.as_deref())
     }
 
+    /// How to speak TLS, if the URL asks for it.
+    pub(super) fn tls(&self) -> Option<&TlsOptions> {
+        self.tls.as_ref()
+    }
+
+    /// The same with other options for TLS, if the URL asks for it. Default: the system's certificates.
+    pub fn with_tls(mut self, tls: TlsOptions) -> Self {
+        self.tls = self.tls.map(|_| tls);
+        self
+    }
+
     /// Whether it has one.
     pub fn has_password(&self) -> bool {
         self.password.is_some()
@@ -66,7 +79,12 @@ impl RedisUrl {
 
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "redis://{}/", self.server())?;
+        let scheme = if self.tls.is_some() {
+            "rediss"
+        } else {
+            "redis"
+        };
+        write!(f, "{scheme}://{}/", self.server())?;
         if self.database > 0 {
             write!(f, "{}/", self.database)?;
         }
@@ -89,14 +107,18 @@ impl FromStr for RedisUrl {
             let form = "write redis://host:port/KEY or redis://host:port/DB/KEY, with % for a slash in the key (%2F)";
             Failure::new(Party::Usage, format!("{why}: {form}"))
         };
-        if text.starts_with("rediss://") {
-            return Err(refuse(
-                "rediss:// (TLS) is not supported; put a TLS proxy such as stunnel in between",
-            ));
-        }
-        let rest = text
-            .strip_prefix("redis://")
-            .ok_or_else(|| refuse("a Redis URL begins with redis://"))?;
+        let (tls, rest) = match (
+            text.strip_prefix("redis://"),
+            text.strip_prefix("rediss://"),
+        ) {
+            (Some(rest), _) => (None, rest),
+            (None, Some(rest)) => (Some(TlsOptions::default()), rest),
+            (None, None) => {
+                return Err(refuse(
+                    "a Redis URL begins with redis://, or rediss:// for TLS",
+                ));
+            }
+        };
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let (credentials, place) = match authority.rsplit_once('@') {
             Some((credentials, place)) => (Some(credentials), place),
@@ -161,6 +183,7 @@ impl FromStr for RedisUrl {
             password,
             database,
             key,
+            tls,
         })
     }
 }
@@ -204,6 +227,7 @@ mod tests {
             ("redis://[::1]:7/3/a%2fb", "redis://[::1]:7/3/a%2Fb"),
             ("redis://h:1/0/%00%ff", "redis://h:1/%00%FF"),
             ("redis://h:1/7", "redis://h:1/7"),
+            ("rediss://h:1/7", "rediss://h:1/7"),
             ("redis://me:s%40@h:1/orders:eu", "redis://h:1/orders:eu"),
         ] {
             let url: RedisUrl = text.parse().unwrap();
@@ -220,7 +244,6 @@ mod tests {
     #[test]
     fn what_is_no_url_is_refused_and_no_password_repeated() {
         for text in [
-            "rediss://:hunter2@h/k",
             "http://:hunter2@h/k",
             "redis://:hunter2@/k",
             "redis://:hunter2@h",

@@ -366,15 +366,15 @@ pub(crate) struct ConnectionFlags {
     pub(crate) password_file: Option<PathBuf>,
 
     /// PEM file of certificates to trust instead of the system's
-    #[arg(long, value_name = "FILE", env = "TIPPLE_TLS_CA", value_hint = ValueHint::FilePath)]
+    #[arg(long, help_heading = "TLS (memcached, NATS, Redis)", value_name = "FILE", env = "TIPPLE_TLS_CA", value_hint = ValueHint::FilePath)]
     pub(crate) tls_ca: Option<PathBuf>,
 
     /// The name that the certificate must have, if it is not the host of the URL
-    #[arg(long, value_name = "NAME", env = "TIPPLE_TLS_NAME")]
+    #[arg(long, help_heading = "TLS (memcached, NATS, Redis)", value_name = "NAME", env = "TIPPLE_TLS_NAME")]
     pub(crate) tls_name: Option<String>,
 
     /// Believe any certificate: encrypted, but with whom is not known
-    #[arg(long, env = "TIPPLE_TLS_INSECURE")]
+    #[arg(long, help_heading = "TLS (memcached, NATS, Redis)", env = "TIPPLE_TLS_INSECURE")]
     pub(crate) tls_insecure: bool,
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tipple_memcached::TlsOptions;
 use tipple_store::{Access, ObjectName, Store, StoreErrorKind, open_store};
 use tipple_stream::{Nats, NatsUrl};
 
@@ -34,10 +35,11 @@ pub(super) fn of(text: &OsStr) -> Option<&str> {
 pub(super) fn dump(
     account: &str,
     stores: &[OsString],
+    tls: Option<TlsOptions>,
     output: &Arc<Output>,
     mut dump: impl FnMut(&OsStr, &[OsString]) -> Result<u8, CliError>,
 ) -> Result<u8, CliError> {
-    let streams = planned(account, stores)?;
+    let streams = planned(account, stores, tls)?;
     each(&streams, "dumped", output, |name| {
         let places: Vec<_> = stores.iter().map(|store| inside(store, name)).collect();
         dump(OsStr::new(&format!("{account}{name}")), &places)
@@ -68,7 +70,11 @@ pub(super) fn load(
 }
 
 /// What the first of the stores has that has any, in all of them; otherwise what there is now.
-fn planned(account: &str, stores: &[OsString]) -> Result<Vec<String>, CliError> {
+fn planned(
+    account: &str,
+    stores: &[OsString],
+    tls: Option<TlsOptions>,
+) -> Result<Vec<String>, CliError> {
     let opened = stores.iter().map(|store| {
         Ok(open_store(
             &store_url(store)?,
@@ -87,7 +93,7 @@ fn planned(account: &str, stores: &[OsString]) -> Result<Vec<String>, CliError> 
             // Any name does.
             let any = format!("{account}all").parse::<NatsUrl>();
             let url = any.map_err(CliError::usage)?;
-            Nats::at(url).streams()?
+            Nats::at(url.with_tls(tls.unwrap_or_default())).streams()?
         }
     };
     if streams.is_empty() {

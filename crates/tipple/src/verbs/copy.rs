@@ -21,12 +21,15 @@ pub(super) fn run(
     typed: &Typed<'_>,
     output: &Arc<Output>,
 ) -> Result<u8, CliError> {
-    let from = SourceUrl::parse(&args.source)?;
-    let to = SinkUrl::parse(&args.sink)?;
+    let from = SourceUrl::parse(&args.source)?.with_tls(ready::tls(&args.connection));
+    let to = SinkUrl::parse(&args.sink)?.with_tls(ready::tls(&args.connection));
     typed.fit_source(&from)?;
     typed.fit_sink(&to)?;
     let source_is_memcached = matches!(from, SourceUrl::Memcached(_));
-    typed.fit_memcached(source_is_memcached || matches!(to, SinkUrl::Memcached(_)))?;
+    typed.fit_connections(
+        source_is_memcached || matches!(to, SinkUrl::Memcached(_)),
+        from.speaks_tls() || to.speaks_tls(),
+    )?;
     refuse_two_writers(output, &to)?;
     if args.storing.mode == Mode::Set {
         refuse_overlap(&from, &to)?;

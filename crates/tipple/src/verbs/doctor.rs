@@ -32,7 +32,7 @@ pub(super) fn run(
     if let Ok(SourceUrl::Memcached(url)) = &url {
         return servers(url, args, output);
     }
-    typed.fit_memcached(false)?;
+    typed.fit_connections(false, url.as_ref().is_ok_and(SourceUrl::speaks_tls))?;
     let mut answer = Answer::default();
     let (value, exit) = match url {
         Ok(url) => (source(&url, &mut answer)?, 0),

@@ -34,7 +34,8 @@ pub(super) fn run(
     }
     typed.refuse(&["archive", "dry_run", "from", "to"], "is for one stream")?;
     let is_silent = args.notify.notify.iter().all(|url| url.is_empty());
-    account::dump(account, &args.stores, output, |source, stores| {
+    let tls = ready::tls(&args.connection);
+    account::dump(account, &args.stores, tls, output, |source, stores| {
         let urls = stores.iter().map(|store| store_url(store));
         let urls = urls.collect::<Result<Vec<_>, _>>()?;
         // Of an earlier run of the same command.
@@ -54,7 +55,7 @@ fn one(
     typed: &Typed<'_>,
     output: &Arc<Output>,
 ) -> Result<u8, CliError> {
-    let url = SourceUrl::parse(source)?;
+    let url = SourceUrl::parse(source)?.with_tls(ready::tls(&args.connection));
     if let SourceUrl::Cachemover(path) = &url {
         return Err(CliError::usage(format!(
             "{} is a dump already: `tipple load` and `tipple copy` read it",
@@ -62,7 +63,7 @@ fn one(
         )));
     }
     typed.fit_source(&url)?;
-    typed.fit_memcached(matches!(url, SourceUrl::Memcached(_)))?;
+    typed.fit_connections(matches!(url, SourceUrl::Memcached(_)), url.speaks_tls())?;
     let stores: Vec<StoreUrl> = (stores.iter())
         .map(|store| store_url(store))
         .collect::<Result<_, _>>()?;

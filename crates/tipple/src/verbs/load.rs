@@ -45,9 +45,9 @@ fn one(
     output: &Arc<Output>,
 ) -> Result<u8, CliError> {
     let place = DumpPlace::parse(store)?;
-    let to = SinkUrl::parse(sink)?;
+    let to = SinkUrl::parse(sink)?.with_tls(ready::tls(&args.connection));
     typed.fit_sink(&to)?;
-    typed.fit_memcached(matches!(to, SinkUrl::Memcached(_)))?;
+    typed.fit_connections(matches!(to, SinkUrl::Memcached(_)), to.speaks_tls())?;
     copy::refuse_two_writers(output, &to)?;
     let queue = ready::from_queue(&args.from_queue)?;
     match &queue {

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tipple_testkit::{Nats, RawNats, is_long, wait_for};
+use tipple_testkit::{Certificate, Nats, RawNats, is_long, wait_for};
 
 use crate::support::Place;
 
@@ -234,6 +234,60 @@ fn a_stream_that_is_not_there_is_made_with_its_configuration_and_consumers() {
         );
         assert_eq!(of(&mut copy, "none")["config"]["ack_policy"], "none");
     }
+}
+
+#[test]
+fn a_stream_goes_over_tls() {
+    let place = Place::new();
+    let certificate = Certificate::create(&place.path("."));
+    // The server says that it can; the other client does not want it.
+    let server = Nats::start(&format!(
+        "tls {{ cert_file: {:?}, key_file: {:?} }}\nallow_non_tls: true",
+        certificate.cert, certificate.key
+    ));
+    let plain = Nats::start("");
+    let ca = certificate.ca.to_str().unwrap();
+    let mut client = RawNats::connect(server.port());
+    client.create_stream("S", json!({ "subjects": ["s.>"] }));
+    let payload = [b'x'; 1000];
+    for _ in 0..3000 {
+        client.publish("s.x", b"", &payload);
+    }
+    wait_for("the messages to be stored", || {
+        client.state("S")["messages"] == 3000
+    });
+    let url = |server: &Nats, name: &str| format!("tls://localhost:{}/{name}", server.port());
+    let (from, to) = (url(&server, "S"), url(&server, "T"));
+    let report = place
+        .run(&["dump", &from, "d", "--tls-ca", ca, "--json"])
+        .ok()
+        .report();
+    assert_eq!(report["records"], 3000);
+    client.create_stream("T", json!({ "subjects": ["t.>"] }));
+    client.must("STREAM.DELETE.S", json!(null));
+    client.must("STREAM.DELETE.T", json!(null));
+    let report = place
+        .run(&["load", "d", &to, "--tls-ca", ca, "--json"])
+        .ok()
+        .report();
+    assert_eq!(report["sink"]["appended"], 3000);
+    let all = format!("tls://localhost:{}/*", server.port());
+    place.run(&["dump", &all, "all", "--tls-ca", ca]).ok();
+    assert!(place.path("all/T/DONE").exists());
+    // Somebody else's certificate, somebody else's name, and no TLS at all.
+    let refused = place.run(&["dump", &to, "e"]);
+    assert_eq!(refused.exit, Some(10));
+    assert!(refused.stderr.contains("--tls-ca"), "{}", refused.stderr);
+    let refused = place.run(&["dump", &to, "e", "--tls-ca", ca, "--tls-name", "other"]);
+    assert!(refused.stderr.contains("--tls-name"), "{}", refused.stderr);
+    place.run(&["dump", &to, "f", "--tls-insecure"]).ok();
+    let refused = place.run(&["dump", &url(&plain, "S"), "e", "--tls-ca", ca]);
+    assert_eq!(refused.exit, Some(10));
+    assert!(
+        refused.stderr.contains("does not speak TLS"),
+        "{}",
+        refused.stderr
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use serde_json::json;
-use tipple_testkit::{RawRedis, Redis, RedisReply};
+use tipple_testkit::{Certificate, RawRedis, Redis, RedisReply, free_port};
 
 use crate::support::Place;
 
@@ -73,6 +73,54 @@ fn a_redis_stream_comes_back_with_its_ids_and_groups() {
     let refused = place.run(&["dump", &url("a:1"), "f"]);
     assert_eq!(refused.exit, Some(10));
     assert!(refused.stderr.contains("NOAUTH"), "{}", refused.stderr);
+}
+
+#[test]
+fn a_redis_stream_goes_over_tls() {
+    let place = Place::new();
+    let certificate = Certificate::create(&place.path("."));
+    let [ca, cert, key] =
+        [&certificate.ca, &certificate.cert, &certificate.key].map(|path| path.to_str().unwrap());
+    let port = free_port().to_string();
+    let server = Redis::start(&[
+        "--tls-port",
+        &port,
+        "--tls-cert-file",
+        cert,
+        "--tls-key-file",
+        key,
+        "--tls-auth-clients",
+        "no",
+    ]);
+    let mut client = server.client();
+    let value = "v".repeat(1000);
+    for number in 1..=3000 {
+        client.words(&format!("XADD a {number}-0 n {value}"));
+    }
+    let url = |key: &str| format!("rediss://localhost:{port}/{key}");
+    let (a, b) = (url("a"), url("b"));
+    let report = place
+        .run(&["dump", &a, "d", "--tls-ca", ca, "--json"])
+        .ok()
+        .report();
+    assert_eq!(report["records"], 3000);
+    let report = place
+        .run(&["load", "d", &b, "--tls-ca", ca, "--json"])
+        .ok()
+        .report();
+    assert_eq!(report["sink"]["appended"], 3000);
+    // Somebody else's certificate, and somebody else's name.
+    let refused = place.run(&["dump", &a, "e"]);
+    assert_eq!(refused.exit, Some(10));
+    assert!(refused.stderr.contains("--tls-ca"), "{}", refused.stderr);
+    let refused = place.run(&["dump", &a, "e", "--tls-ca", ca, "--tls-name", "other"]);
+    assert!(refused.stderr.contains("--tls-name"), "{}", refused.stderr);
+    place.run(&["dump", &a, "f", "--tls-insecure"]).ok();
+    // A server without TLS.
+    let refused = place.run(&["dump", &format!("rediss://{}/a", server.addr()), "e"]);
+    assert_eq!(refused.exit, Some(10), "{}", refused.stderr);
+    let idle = place.run(&["dump", "log:l", "g", "--tls-ca", ca]);
+    assert_eq!(idle.exit, Some(2), "{}", idle.stderr);
 }
 
 #[test]

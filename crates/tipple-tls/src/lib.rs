@@ -1,32 +1,51 @@
-//! TLS to a server: the system's certificates, a file of them, or none.
+//! TLS to live systems: the system's certificates, a file of them, or none; and a socket that speaks it or not. It is the
+//! only one that knows TLS to anything but a store, and never knows what is said over it.
+//!
+//! ```
+//! use tipple_tls::TlsOptions;
+//!
+//! let options = TlsOptions {
+//!     insecure: true,
+//!     ..TlsOptions::default()
+//! };
+//! assert!(tipple_tls::client("localhost", &options).is_ok());
+//! assert!(tipple_tls::client("no name", &options).is_err());
+//! ```
 
+mod socket;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
-};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-use crate::connection::ConnectionError;
-use crate::options::TlsOptions;
-use crate::url::Server;
+pub use rustls::{ClientConnection, Error};
+pub use socket::Socket;
 
-/// The client side of a TLS session that has not begun.
-pub(crate) fn client(
-    server: &Server,
-    options: &TlsOptions,
-) -> Result<ClientConnection, ConnectionError> {
-    let failed = |reason: String| ConnectionError::Tls {
-        server: server.clone(),
-        reason,
-    };
+/// How to speak TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsOptions {
+    /// A PEM file of certificates to trust instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Believe any certificate: encrypted, but with whom is not known.
+    pub insecure: bool,
+    /// The name that the certificate must have, if it is not the host of the URL.
+    pub server_name: Option<String>,
+}
+
+/// The client side of a TLS session with `host` that has not begun.
+///
+/// # Errors
+/// Why there can be none: the certificates to trust cannot be read, or the name is none.
+pub fn client(host: &str, options: &TlsOptions) -> Result<ClientConnection, String> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
-        .map_err(|error| failed(error.to_string()))?;
+        .map_err(|error| error.to_string())?;
     let config = if options.insecure {
         builder
             .dangerous()
@@ -34,17 +53,13 @@ pub(crate) fn client(
             .with_no_client_auth()
     } else {
         builder
-            .with_root_certificates(roots(options).map_err(failed)?)
+            .with_root_certificates(roots(options)?)
             .with_no_client_auth()
     };
-    let name = match (&options.server_name, server) {
-        (Some(name), _) => name.clone(),
-        (None, Server::Tcp { host, .. }) => host.clone(),
-        (None, Server::Unix(_)) => "localhost".to_owned(),
-    };
-    let name = ServerName::try_from(name.clone())
-        .map_err(|_| failed(format!("{name:?} is no name that a certificate could have")))?;
-    ClientConnection::new(Arc::new(config), name).map_err(|error| failed(error.to_string()))
+    let name = options.server_name.as_deref().unwrap_or(host);
+    let name = ServerName::try_from(name.to_owned())
+        .map_err(|_| format!("{name:?} is no name that a certificate could have"))?;
+    ClientConnection::new(Arc::new(config), name).map_err(|error| error.to_string())
 }
 
 fn roots(options: &TlsOptions) -> Result<RootCertStore, String> {
@@ -75,7 +90,7 @@ fn roots(options: &TlsOptions) -> Result<RootCertStore, String> {
 }
 
 /// A TLS error with what to do about it.
-pub(crate) fn explain(error: &rustls::Error) -> String {
+pub fn explain(error: &Error) -> String {
     match error {
         rustls::Error::InvalidMessage(_) => {
             format!("{error}: it does not seem to speak TLS here")

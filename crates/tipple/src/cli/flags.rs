@@ -233,7 +233,7 @@ pub(crate) struct PaceFlags {
     pub(crate) speed: Option<Speed>,
 
     /// Write an event that is too large for a message of NATS as several, with headers that tell, instead of counting it as lost
-    #[arg(long, env = "TIPPLE_SPLIT", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "TIPPLE_SPLIT")]
     pub(crate) split: bool,
 }
 
@@ -370,11 +370,20 @@ pub(crate) struct ConnectionFlags {
     pub(crate) tls_ca: Option<PathBuf>,
 
     /// The name that the certificate must have, if it is not the host of the URL
-    #[arg(long, help_heading = "TLS (memcached, NATS, Redis)", value_name = "NAME", env = "TIPPLE_TLS_NAME")]
+    #[arg(
+        long,
+        help_heading = "TLS (memcached, NATS, Redis)",
+        value_name = "NAME",
+        env = "TIPPLE_TLS_NAME"
+    )]
     pub(crate) tls_name: Option<String>,
 
     /// Believe any certificate: encrypted, but with whom is not known
-    #[arg(long, help_heading = "TLS (memcached, NATS, Redis)", env = "TIPPLE_TLS_INSECURE")]
+    #[arg(
+        long,
+        help_heading = "TLS (memcached, NATS, Redis)",
+        env = "TIPPLE_TLS_INSECURE"
+    )]
     pub(crate) tls_insecure: bool,
 }
 

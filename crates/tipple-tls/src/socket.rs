@@ -45,7 +45,11 @@ impl Socket {
                 (None, ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {
                     look()?;
                     if Instant::now() >= until {
-                        return Err(failed("no TLS handshake in time".to_owned(), true));
+                        return Err(failed(
+                            "no TLS handshake in time: it does not seem to speak TLS here"
+                                .to_owned(),
+                            true,
+                        ));
                     }
                 }
                 (None, _) => return Err(failed(format!("the TLS handshake broke: {error}"), true)),

@@ -149,7 +149,14 @@ impl Connection {
                     true => Trouble::Lost(why),
                     false => Trouble::Protocol(why),
                 };
-                Socket::secure(socket, url.host().0, tls, silence, look, failed)?
+                Socket::secure(
+                    socket,
+                    url.host().0,
+                    tls,
+                    CONNECT.min(silence),
+                    look,
+                    failed,
+                )?
             }
         };
         Ok(Self {

@@ -119,6 +119,8 @@ fn a_redis_stream_goes_over_tls() {
     // A server without TLS.
     let refused = place.run(&["dump", &format!("rediss://{}/a", server.addr()), "e"]);
     assert_eq!(refused.exit, Some(10), "{}", refused.stderr);
+    let words = "does not seem to speak TLS";
+    assert!(refused.stderr.contains(words), "{}", refused.stderr);
     let idle = place.run(&["dump", "log:l", "g", "--tls-ca", ca]);
     assert_eq!(idle.exit, Some(2), "{}", idle.stderr);
 }

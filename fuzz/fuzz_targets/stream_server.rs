@@ -3,7 +3,7 @@
 //! for.
 #![no_main]
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
@@ -32,7 +32,7 @@ fn serve(mut client: TcpStream) -> Option<()> {
     let answer = ANSWER.lock().expect("no panic").clone();
     client.write_all(&answer).ok()?;
     client.shutdown(Shutdown::Write).ok()?;
-    std::io::copy(&mut client.by_ref(), &mut std::io::sink())
+    std::io::copy(&mut client, &mut std::io::sink())
         .ok()
         .map(drop)
 }

@@ -1,45 +1,71 @@
-//! The metadata of a file: the schema, and where each column is.
+//! The metadata of a file: the schema, and where each column is. And the numbers of the format, for whoever reads one.
 
-use crate::form::parquet::column::{Column, Kind, Nesting};
-use crate::form::parquet::thrift;
+use crate::schema::{Column, Kind, Nesting, Schema};
+use crate::thrift;
 
 /// Names what made a file, for readers that mend the mistakes of known writers. Nothing that changes from one version of
-/// tipple to the next: the same events give the same bytes.
+/// tipple to the next: the same rows give the same bytes.
 const CREATED_BY: &[u8] = b"tipple version 1";
 
-// Numbers of the format.
-pub(super) const INT64: i32 = 2;
-pub(super) const BYTE_ARRAY: i32 = 6;
+/// A physical type.
+const BOOLEAN: i32 = 0;
+/// A physical type.
+pub const INT64: i32 = 2;
+/// A physical type.
+const DOUBLE: i32 = 5;
+/// A physical type.
+pub const BYTE_ARRAY: i32 = 6;
 const REQUIRED: i32 = 0;
 const OPTIONAL: i32 = 1;
 const REPEATED: i32 = 2;
 const UTF8: i32 = 0;
 const CONVERTED_LIST: i32 = 3;
 const TIMESTAMP_MICROS: i32 = 10;
-pub(super) const PLAIN: i32 = 0;
-pub(super) const RLE: i32 = 3;
-pub(super) const RLE_DICTIONARY: i32 = 8;
-pub(super) const UNCOMPRESSED: i64 = 0;
-pub(super) const ZSTD: i64 = 6;
-pub(super) const DATA_PAGE: i32 = 0;
-pub(super) const DICTIONARY_PAGE: i32 = 2;
+const UINT_64: i32 = 14;
+const CONVERTED_JSON: i32 = 19;
+/// An encoding: values as they are.
+pub const PLAIN: i32 = 0;
+/// An encoding: of levels.
+pub const RLE: i32 = 3;
+/// An encoding: numbers of values in a dictionary.
+pub const RLE_DICTIONARY: i32 = 8;
+/// A codec: none.
+pub const UNCOMPRESSED: i64 = 0;
+/// A codec: frames of zstd.
+pub const ZSTD: i64 = 6;
+/// A kind of page: values.
+pub const DATA_PAGE: i32 = 0;
+/// A kind of page: the values that others number.
+pub const DICTIONARY_PAGE: i32 = 2;
 
-/// What was written of a column.
+/// What was written of a column in a row group.
 #[derive(Clone, Debug)]
-pub(super) struct Chunk {
-    pub(super) column: Column,
+pub(crate) struct Chunk {
     /// Where its first page is: the dictionary, if there is one.
-    pub(super) offset: u64,
+    pub(crate) offset: u64,
     /// Where its first data page is.
-    pub(super) data_offset: u64,
+    pub(crate) data_offset: u64,
     /// Values, nulls among them.
-    pub(super) values: u64,
-    pub(super) nulls: u64,
+    pub(crate) values: u64,
+    pub(crate) nulls: u64,
     /// Pages with their headers, before they were compressed, and after.
-    pub(super) raw_bytes: u64,
-    pub(super) stored_bytes: u64,
-    /// Of numbers.
-    pub(super) range: Option<(i64, i64)>,
+    pub(crate) raw_bytes: u64,
+    pub(crate) stored_bytes: u64,
+    /// Of whole numbers and times: the least and the greatest.
+    pub(crate) range: Option<(i64, i64)>,
+}
+
+/// What was written of some rows: a chunk for each column.
+#[derive(Clone, Debug)]
+pub(crate) struct RowGroup {
+    pub(crate) rows: u64,
+    pub(crate) chunks: Vec<Chunk>,
+}
+
+impl RowGroup {
+    pub(crate) fn sum(&self, of: fn(&Chunk) -> u64) -> u64 {
+        self.chunks.iter().map(of).sum()
+    }
 }
 
 /// The header of a page of `raw` bytes that are stored in `stored`.
@@ -68,40 +94,43 @@ pub(super) fn page_header(
 }
 
 /// What a file ends with, but for the length of this and the magic.
-pub(super) fn footer(chunks: &[Chunk], rows: u64, codec: i64) -> Vec<u8> {
+pub(crate) fn footer(schema: &Schema, groups: &[RowGroup], codec: i64) -> Vec<u8> {
     let mut out = thrift::Writer::default();
     out.element(|out| {
         out.i32(1, 1);
-        out.structures(2, &schema(chunks), |out, element| element.write(out));
-        out.i64(3, rows as i64);
-        out.structures(4, &[()], |out, ()| row_group(out, chunks, rows, codec));
+        out.structures(2, &elements(schema), |out, element| element.write(out));
+        out.i64(3, groups.iter().map(|group| group.rows).sum::<u64>() as i64);
+        out.structures(4, groups, |out, group| row_group(out, schema, group, codec));
         out.binary(6, CREATED_BY);
         // How minima and maxima compare: as the types say.
-        out.structures(7, chunks, |out, _| out.structure(1, |_| {}));
+        out.structures(7, &schema.columns, |out, _| out.structure(1, |_| {}));
     });
     out.bytes
 }
 
-fn row_group(out: &mut thrift::Writer, chunks: &[Chunk], rows: u64, codec: i64) {
-    let sum = |of: fn(&Chunk) -> u64| chunks.iter().map(of).sum::<u64>() as i64;
-    out.structures(1, chunks, |out, chunk| {
+fn row_group(out: &mut thrift::Writer, schema: &Schema, group: &RowGroup, codec: i64) {
+    let columns: Vec<_> = schema.columns.iter().zip(&group.chunks).collect();
+    out.structures(1, &columns, |out, (column, chunk)| {
         out.i64(2, chunk.offset as i64);
-        out.structure(3, |out| column_meta(out, chunk, codec));
+        out.structure(3, |out| column_meta(out, column, chunk, codec));
     });
-    out.i64(2, sum(|chunk| chunk.raw_bytes));
-    out.i64(3, rows as i64);
-    out.i64(5, chunks.first().map_or(0, |chunk| chunk.offset as i64));
-    out.i64(6, sum(|chunk| chunk.stored_bytes));
+    out.i64(2, group.sum(|chunk| chunk.raw_bytes) as i64);
+    out.i64(3, group.rows as i64);
+    out.i64(
+        5,
+        group.chunks.first().map_or(0, |chunk| chunk.offset as i64),
+    );
+    out.i64(6, group.sum(|chunk| chunk.stored_bytes) as i64);
 }
 
-fn column_meta(out: &mut thrift::Writer, chunk: &Chunk, codec: i64) {
+fn column_meta(out: &mut thrift::Writer, column: &Column, chunk: &Chunk, codec: i64) {
     let has_dictionary = chunk.offset != chunk.data_offset;
-    out.i32(1, physical(chunk.column));
+    out.i32(1, physical(column.kind));
     match has_dictionary {
         true => out.i32s(2, &[PLAIN, RLE, RLE_DICTIONARY]),
         false => out.i32s(2, &[PLAIN, RLE]),
     }
-    out.binaries(3, chunk.column.path());
+    out.binaries(3, &column.path);
     out.i32(4, codec as i32);
     out.i64(5, chunk.values as i64);
     out.i64(6, chunk.raw_bytes as i64);
@@ -119,39 +148,46 @@ fn column_meta(out: &mut thrift::Writer, chunk: &Chunk, codec: i64) {
     });
 }
 
-fn physical(column: Column) -> i32 {
-    match column.kind() {
-        Kind::Number | Kind::Microseconds => INT64,
-        Kind::Text | Kind::Bytes => BYTE_ARRAY,
+fn physical(kind: Kind) -> i32 {
+    match kind {
+        Kind::Signed | Kind::Unsigned | Kind::Microseconds => INT64,
+        Kind::Double => DOUBLE,
+        Kind::Bool => BOOLEAN,
+        Kind::Text | Kind::Json | Kind::Bytes => BYTE_ARRAY,
     }
 }
 
 /// A line of the schema: a column, or a group of so many.
-enum Element {
-    Root(usize),
+enum Element<'a> {
+    Root(&'a str, usize),
     /// Of the list, and of what repeats in it.
-    List,
+    List(&'a str),
     Repeated,
     Group(usize),
-    Column(Column),
+    Column(&'a Column),
 }
 
-fn schema(chunks: &[Chunk]) -> Vec<Element> {
-    let in_list = |chunk: &&Chunk| chunk.column.nesting() == Nesting::InList;
-    let listed = chunks.iter().filter(in_list).count();
-    let mut schema = vec![Element::Root(chunks.len() - listed + 1)];
+fn elements(schema: &Schema) -> Vec<Element<'_>> {
+    let in_list = |column: &&Column| column.nesting == Nesting::InList;
+    let listed = schema.columns.iter().filter(in_list).count();
+    let children = schema.columns.len() - listed + usize::from(listed > 0);
+    let mut elements = vec![Element::Root(&schema.name, children)];
     let mut has_list = false;
-    for chunk in chunks {
-        if in_list(&chunk) && !has_list {
+    for column in &schema.columns {
+        if in_list(&column) && !has_list {
             has_list = true;
-            schema.extend([Element::List, Element::Repeated, Element::Group(listed)]);
+            elements.extend([
+                Element::List(&column.path[0]),
+                Element::Repeated,
+                Element::Group(listed),
+            ]);
         }
-        schema.push(Element::Column(chunk.column));
+        elements.push(Element::Column(column));
     }
-    schema
+    elements
 }
 
-impl Element {
+impl Element<'_> {
     fn write(&self, out: &mut thrift::Writer) {
         let mut group = |repetition: Option<i32>, name: &str, children: usize| {
             if let Some(repetition) = repetition {
@@ -161,40 +197,58 @@ impl Element {
             out.i32(5, children as i32);
         };
         match self {
-            Self::Root(children) => group(None, "events", *children),
+            Self::Root(name, children) => group(None, name, *children),
             Self::Repeated => group(Some(REPEATED), "list", 1),
             Self::Group(children) => group(Some(REQUIRED), "element", *children),
-            Self::List => {
-                group(Some(REQUIRED), "headers", 1);
+            Self::List(name) => {
+                group(Some(REQUIRED), name, 1);
                 out.i32(6, CONVERTED_LIST);
                 out.structure(10, |out| out.structure(3, |_| {}));
             }
             Self::Column(column) => {
-                let repetition = match column.nesting() {
+                let repetition = match column.nesting {
                     Nesting::Required => REQUIRED,
                     Nesting::Optional | Nesting::InList => OPTIONAL,
                 };
-                let name = column.path().last().expect("a path has steps");
-                out.i32(1, physical(*column));
+                let name = column.path.last().expect("a path has steps");
+                out.i32(1, physical(column.kind));
                 out.i32(3, repetition);
                 out.binary(4, name.as_bytes());
-                match column.kind() {
-                    Kind::Text => {
-                        out.i32(6, UTF8);
-                        out.structure(10, |out| out.structure(1, |_| {}));
-                    }
-                    Kind::Microseconds => {
-                        out.i32(6, TIMESTAMP_MICROS);
-                        out.structure(10, |out| {
-                            out.structure(8, |out| {
-                                out.boolean(1, true);
-                                out.structure(2, |out| out.structure(2, |_| {}));
-                            });
-                        });
-                    }
-                    Kind::Number | Kind::Bytes => {}
-                }
+                logical(out, column.kind);
             }
         }
+    }
+}
+
+/// What values mean, in the old way and in the new one.
+fn logical(out: &mut thrift::Writer, kind: Kind) {
+    match kind {
+        Kind::Text => {
+            out.i32(6, UTF8);
+            out.structure(10, |out| out.structure(1, |_| {}));
+        }
+        Kind::Json => {
+            out.i32(6, CONVERTED_JSON);
+            out.structure(10, |out| out.structure(12, |_| {}));
+        }
+        Kind::Unsigned => {
+            out.i32(6, UINT_64);
+            out.structure(10, |out| {
+                out.structure(10, |out| {
+                    out.byte(1, 64);
+                    out.boolean(2, false);
+                });
+            });
+        }
+        Kind::Microseconds => {
+            out.i32(6, TIMESTAMP_MICROS);
+            out.structure(10, |out| {
+                out.structure(8, |out| {
+                    out.boolean(1, true);
+                    out.structure(2, |out| out.structure(2, |_| {}));
+                });
+            });
+        }
+        Kind::Signed | Kind::Double | Kind::Bool | Kind::Bytes => {}
     }
 }

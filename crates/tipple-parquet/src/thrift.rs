@@ -4,22 +4,26 @@ const TRUE: u8 = 1;
 const FALSE: u8 = 2;
 const BYTE: u8 = 3;
 const I16: u8 = 4;
-pub(super) const I32: u8 = 5;
-pub(super) const I64: u8 = 6;
+/// A kind of field.
+pub const I32: u8 = 5;
+/// A kind of field.
+pub const I64: u8 = 6;
 const DOUBLE: u8 = 7;
-pub(super) const BINARY: u8 = 8;
+/// A kind of field.
+pub const BINARY: u8 = 8;
 const LIST: u8 = 9;
 const SET: u8 = 10;
 const MAP: u8 = 11;
-pub(super) const STRUCT: u8 = 12;
+/// A kind of field.
+pub const STRUCT: u8 = 12;
 
 /// Deeper than Parquet's metadata goes.
 const DEPTH_MAX: usize = 16;
 
 /// Writes structs. Fields come in the order of their numbers.
 #[derive(Debug, Default)]
-pub(super) struct Writer {
-    pub(super) bytes: Vec<u8>,
+pub(crate) struct Writer {
+    pub(crate) bytes: Vec<u8>,
     /// The last field of each struct that is open.
     last: Vec<i16>,
 }
@@ -62,19 +66,19 @@ impl Writer {
     }
 
     /// A struct that is no field: the outermost one, or an element of a list.
-    pub(super) fn element(&mut self, fields: impl FnOnce(&mut Self)) {
+    pub(crate) fn element(&mut self, fields: impl FnOnce(&mut Self)) {
         self.last.push(0);
         fields(self);
         self.last.pop();
         self.bytes.push(0);
     }
 
-    pub(super) fn structure(&mut self, id: i16, fields: impl FnOnce(&mut Self)) {
+    pub(crate) fn structure(&mut self, id: i16, fields: impl FnOnce(&mut Self)) {
         self.field(id, STRUCT);
         self.element(fields);
     }
 
-    pub(super) fn structures<T>(
+    pub(crate) fn structures<T>(
         &mut self,
         id: i16,
         elements: &[T],
@@ -86,33 +90,38 @@ impl Writer {
         }
     }
 
-    pub(super) fn boolean(&mut self, id: i16, value: bool) {
+    pub(crate) fn boolean(&mut self, id: i16, value: bool) {
         self.field(id, if value { TRUE } else { FALSE });
     }
 
-    pub(super) fn i32(&mut self, id: i16, value: i32) {
+    pub(crate) fn byte(&mut self, id: i16, value: i8) {
+        self.field(id, BYTE);
+        self.bytes.push(value as u8);
+    }
+
+    pub(crate) fn i32(&mut self, id: i16, value: i32) {
         self.field(id, I32);
         self.zigzag(value.into());
     }
 
-    pub(super) fn i64(&mut self, id: i16, value: i64) {
+    pub(crate) fn i64(&mut self, id: i16, value: i64) {
         self.field(id, I64);
         self.zigzag(value);
     }
 
-    pub(super) fn binary(&mut self, id: i16, value: &[u8]) {
+    pub(crate) fn binary(&mut self, id: i16, value: &[u8]) {
         self.field(id, BINARY);
         self.raw_binary(value);
     }
 
-    pub(super) fn i32s(&mut self, id: i16, values: &[i32]) {
+    pub(crate) fn i32s(&mut self, id: i16, values: &[i32]) {
         self.list(id, I32, values.len());
         for value in values {
             self.zigzag((*value).into());
         }
     }
 
-    pub(super) fn binaries(&mut self, id: i16, values: &[&str]) {
+    pub(crate) fn binaries(&mut self, id: i16, values: &[String]) {
         self.list(id, BINARY, values.len());
         for value in values {
             self.raw_binary(value.as_bytes());
@@ -122,21 +131,22 @@ impl Writer {
 
 /// Reads structs from bytes that may be anything.
 #[derive(Debug)]
-pub(super) struct Reader<'a> {
+pub struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
 /// A field that was begun: its number and kind.
-pub(super) type Field = (i16, u8);
+pub type Field = (i16, u8);
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    /// From the beginning of `bytes`.
+    pub fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, at: 0 }
     }
 
     /// Bytes read.
-    pub(super) fn read(&self) -> usize {
+    pub fn read(&self) -> usize {
         self.at
     }
 
@@ -164,7 +174,10 @@ impl<'a> Reader<'a> {
     }
 
     /// The next field of a struct, `None` at its end. `last` is the number of the one before, 0 at first.
-    pub(super) fn field(&mut self, last: &mut i16) -> Result<Option<Field>, String> {
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn field(&mut self, last: &mut i16) -> Result<Option<Field>, String> {
         let byte = self.byte()?;
         if byte == 0 {
             return Ok(None);
@@ -177,7 +190,10 @@ impl<'a> Reader<'a> {
     }
 
     /// A whole number; those of any size are read as one.
-    pub(super) fn number(&mut self, (_, kind): Field) -> Result<i64, String> {
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn number(&mut self, (_, kind): Field) -> Result<i64, String> {
         match kind {
             I16 | I32 | I64 => self.zigzag(),
             _ => Err("its metadata has something else where a number should be".to_owned()),
@@ -185,7 +201,10 @@ impl<'a> Reader<'a> {
     }
 
     /// The kind and the number of elements of a list.
-    pub(super) fn list(&mut self, (_, kind): Field) -> Result<(u8, u64), String> {
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn list(&mut self, (_, kind): Field) -> Result<(u8, u64), String> {
         if kind != LIST {
             return Err("its metadata has something else where a list should be".to_owned());
         }
@@ -201,7 +220,11 @@ impl<'a> Reader<'a> {
         Ok((byte & 0xF, len))
     }
 
-    pub(super) fn skip(&mut self, (_, kind): Field) -> Result<(), String> {
+    /// Passes over a field, whatever it is.
+    ///
+    /// # Errors
+    /// If there is no such field.
+    pub fn skip(&mut self, (_, kind): Field) -> Result<(), String> {
         self.skip_kind(kind, false, 0)
     }
 

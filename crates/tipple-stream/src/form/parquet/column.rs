@@ -1,5 +1,7 @@
 //! The columns, and what of an event is in each.
 
+use tipple_parquet::{Kind, Nesting, Schema, Value};
+
 use crate::event::EventRef;
 use crate::place::Numbering;
 
@@ -22,44 +24,6 @@ pub(super) enum Column {
     Payload,
 }
 
-/// How often a value is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Nesting {
-    /// In each row.
-    Required,
-    /// In each row, or null.
-    Optional,
-    /// Null or not, in each element of a list that each row has.
-    InList,
-}
-
-impl Nesting {
-    /// The highest repetition level and the highest definition level.
-    pub(super) fn levels(self) -> (u8, u8) {
-        match self {
-            Self::Required => (0, 0),
-            Self::Optional => (0, 1),
-            Self::InList => (1, 2),
-        }
-    }
-}
-
-/// The type of a column's values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Number,
-    Microseconds,
-    Text,
-    Bytes,
-}
-
-/// A value of a column.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Value<'a> {
-    Number(i64),
-    Bytes(&'a [u8]),
-}
-
 /// All columns of a stream that numbers so.
 pub(super) fn columns(numbering: Numbering) -> [Column; 11] {
     [
@@ -78,6 +42,20 @@ pub(super) fn columns(numbering: Numbering) -> [Column; 11] {
         Column::HeaderValueBytes,
         Column::Payload,
     ]
+}
+
+/// The rows of such a stream.
+pub(super) fn schema(numbering: Numbering) -> Schema {
+    let column = |column: Column| tipple_parquet::Column {
+        path: column
+            .path()
+            .iter()
+            .map(|step| (*step).to_owned())
+            .collect(),
+        nesting: column.nesting(),
+        kind: column.kind(),
+    };
+    Schema::new("events", columns(numbering).map(column).into())
 }
 
 impl Column {
@@ -111,7 +89,7 @@ impl Column {
 
     pub(super) fn kind(self) -> Kind {
         match self {
-            Self::Position | Self::TimeNanos => Kind::Number,
+            Self::Position | Self::TimeNanos => Kind::Signed,
             Self::Time => Kind::Microseconds,
             Self::PositionText
             | Self::Stream
@@ -158,24 +136,6 @@ impl Column {
             Self::TimeNanos => event.time().map(Value::Number),
             Self::Payload => event.payload().map(Value::Bytes),
             _ => (event.key().filter(|key| self.takes(key))).map(Value::Bytes),
-        }
-    }
-
-    /// What it takes of an event in a page, at most.
-    pub(super) fn bytes(self, event: &EventRef<'_>) -> usize {
-        const LENGTH_AND_LEVELS: usize = 8;
-        let of = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len) + LENGTH_AND_LEVELS;
-        match self {
-            Self::HeaderName | Self::HeaderNameBytes => {
-                event.headers().map(|(name, _)| of(Some(name))).sum()
-            }
-            Self::HeaderValue | Self::HeaderValueBytes => {
-                event.headers().map(|(_, value)| of(value)).sum()
-            }
-            Self::Key | Self::KeyBytes => of(event.key()),
-            Self::Payload => of(event.payload()),
-            // A number; an id of Redis has 41 digits.
-            _ => 48 + LENGTH_AND_LEVELS,
         }
     }
 

@@ -5,10 +5,11 @@ use std::io::{self, Read, SeekFrom};
 use tipple_budget::Gate;
 use tipple_chunk::{Decoder, FRAME_BYTES_MAX, LooseFrames};
 use tipple_flow::{Failure, ObjectContent, ObjectCounts, ObjectRead, Party, RecordReader, Stop};
+use tipple_parquet::thrift::{self, Field};
+use tipple_parquet::{Kind, MAGIC, meta};
 
-use crate::form::parquet::column::{Column, Kind, columns};
-use crate::form::parquet::thrift::{self, Field};
-use crate::form::parquet::{MAGIC, NAME, VERSION, meta};
+use crate::form::parquet::column::{Column, columns};
+use crate::form::parquet::{NAME, VERSION};
 use crate::place::{Numbering, Place};
 
 /// More than the footer of any file of ours: there are eleven columns, and one row group.
@@ -320,7 +321,7 @@ impl Tally {
     ) -> Result<(), Why> {
         for _ in 0..values {
             match column.kind() {
-                Kind::Number | Kind::Microseconds => {
+                Kind::Signed | Kind::Microseconds => {
                     let mut number = [0; 8];
                     page.read_exact(&mut number)?;
                     if column == Column::Position {
@@ -337,6 +338,7 @@ impl Tally {
                         page.skip(len)?;
                     }
                 }
+                kind => unreachable!("events have no column of {kind:?}"),
             }
         }
         Ok(())

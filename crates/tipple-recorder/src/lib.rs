@@ -38,6 +38,7 @@
 //! Each is a feature of the crate, and off by default: `mpsc` (channels of tokio that record what goes through them),
 //! `tower` (a layer around services; the examples `axum` and `tonic` are whole programs), `tracing` (the trace of a span
 //! is the trace of its records), `signals` (SIGHUP begins new files, another one leaves a snapshot), `elfo` (in the place of elfo's own dumper).
+//! `parquet` is for recordings that are to become Parquet files ([`to_csv`] is always there).
 //! The example `shop` is recorded, searched and played back in the README. What ships closed files is in
 //! `deploy/recording`.
 //!
@@ -55,7 +56,7 @@
 //!
 //! # What does not
 //! Records that were in memory when the program was killed are gone, and so are their numbers: the recording has no
-//! `"mk":"Close"` line then, and [`gaps`] says so. A child after `fork` must not record.
+//! `"mk":"Close"` line then, and [`gaps`] says so. When the power fails, so are those that were not synced ([`RecorderOptions::sync`]). A child after `fork` must not record.
 //!
 //! The way of a record: [`Stream::record`] takes a number and the time, and lets `Serialize` write a tape (`tape.rs`)
 //! into the buffer of the thread (`handover.rs`): no lock, no clone, no box. The writer's thread (`writer.rs`) reads all
@@ -114,6 +115,8 @@ pub use compare::{DiffReport, Difference, Ignored, diff};
 pub use config::{
     Bytes, Config, ConfigError, GroupSettings, Level, OnOverflow, RecordRate, Redaction, Settings,
 };
+#[cfg(feature = "parquet")]
+pub use convert::to_parquet;
 pub use convert::{Columns, to_csv};
 pub use entry::{Direction, Kind};
 pub use error::RecorderError;

@@ -13,7 +13,7 @@ use tipple_recorder as rec;
 use tipple_recorder::{Filter, FolderShelf, GoOn, RecorderError, Shelf};
 
 pub(crate) use args::RecordArgs;
-use args::{PathsArgs, RecordVerb, SearchArgs};
+use args::{PathsArgs, RecordVerb, SearchArgs, TableFormat};
 
 use crate::error::{CliError, EXIT_LOST, Kind};
 use crate::output::{Answer, Output, print, print_table};
@@ -36,7 +36,7 @@ impl From<RecorderError> for CliError {
 fn unread(error: io::Error) -> CliError {
     let kind = match error.kind() {
         ErrorKind::InvalidData | ErrorKind::UnexpectedEof => Kind::Damaged,
-        ErrorKind::NotFound => Kind::Usage,
+        ErrorKind::InvalidInput | ErrorKind::NotFound => Kind::Usage,
         ErrorKind::OutOfMemory | ErrorKind::StorageFull => Kind::Budget,
         _ => Kind::Store,
     };
@@ -420,8 +420,9 @@ fn convert(args: &args::ConvertArgs, output: &Output) -> Result<u8, CliError> {
         true => rec::Columns::default(),
         false => rec::Columns::new(args.columns.clone()).map_err(CliError::usage)?,
     };
-    let records = to_file_or_stdout(args.output_file.as_ref(), |out| {
-        rec::to_csv(shelf.as_ref(), &filter, &columns, out)
+    let records = to_file_or_stdout(args.output_file.as_ref(), |out| match args.table_format() {
+        TableFormat::Csv => rec::to_csv(shelf.as_ref(), &filter, &columns, out),
+        TableFormat::Parquet => rec::to_parquet(shelf.as_ref(), &filter, &columns, out),
     })?;
     let report = serde_json::json!({"verb": "convert", "records": records});
     done(

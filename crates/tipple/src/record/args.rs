@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueHint};
+use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use tipple_recorder::{Direction, FieldEquals, Filter};
 
 use crate::cli::OutputFlags;
@@ -35,7 +35,7 @@ pub(crate) enum RecordVerb {
     Repair(RepairArgs),
     /// Makes the indexes of recordings again
     Index(RepairArgs),
-    /// Prints records as CSV
+    /// Makes a table of records: CSV or Parquet
     Convert(ConvertArgs),
     /// Compares the messages of two recordings; exit 4 if they differ
     Diff(DiffArgs),
@@ -128,7 +128,8 @@ pub(crate) struct ConvertArgs {
     #[command(flatten)]
     pub(crate) search: SearchArgs,
 
-    /// The fields that are columns, such as ts,mn,m.symbol [default: all fields of a line, the message as JSON]
+    /// The fields that are columns, such as ts,mn,m.symbol; for Parquet with a type if it is not text, such as
+    /// m.price:double, of text, json, integer, unsigned, double, bool, time [default: all fields of a line, the message as JSON]
     #[arg(
         long,
         value_name = "PATH",
@@ -137,9 +138,37 @@ pub(crate) struct ConvertArgs {
     )]
     pub(crate) columns: Vec<String>,
 
+    /// What the table is written as [default: parquet if the new file is called so, or else csv]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORMAT",
+        env = "TIPPLE_RECORD_FORMAT",
+        hide_env_values = true
+    )]
+    pub(crate) format: Option<TableFormat>,
+
     /// The new file; standard output if it is not given
     #[arg(long, value_name = "FILE", env = "TIPPLE_RECORD_OUTPUT", value_hint = ValueHint::FilePath)]
     pub(crate) output_file: Option<PathBuf>,
+}
+
+impl ConvertArgs {
+    pub(crate) fn table_format(&self) -> TableFormat {
+        let is_parquet = |path: &PathBuf| path.extension().is_some_and(|ext| ext == "parquet");
+        let by_name = match self.output_file.as_ref().is_some_and(is_parquet) {
+            true => TableFormat::Parquet,
+            false => TableFormat::Csv,
+        };
+        self.format.unwrap_or(by_name)
+    }
+}
+
+/// What a table is written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TableFormat {
+    Csv,
+    Parquet,
 }
 
 #[derive(Debug, Args)]

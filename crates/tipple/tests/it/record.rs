@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tipple_recorder::{Direction, Kind, RecordRate, Recorder, RecorderOptions};
-use tipple_testkit::MiniStack;
+use tipple_testkit::{MiniStack, duckdb};
 
 use crate::support::Place;
 
@@ -36,6 +36,161 @@ fn lines(text: &str) -> Vec<Value> {
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect()
+}
+
+#[test]
+fn a_recording_is_a_parquet_file_of_the_types_that_its_users_know() {
+    let place = Place::new();
+    // Numbers that no other type holds, a time with all its digits, names and texts that JSON escapes.
+    let line = |s: u64, t: u64, m: &str, rest: &str| {
+        format!(
+            r#"{{"ts":1795219199123456789,"g":"or\"ders","k":"é","n":3,"s":{s},"t":{t},"th":7,"d":"In","cl":"default","mn":"Order","mp":"shop","mk":"Regular","m":{m}{rest}}}"#
+        )
+    };
+    let text = [
+        line(
+            1,
+            u64::MAX,
+            r#"{"price":1.5,"paid":true,"note":"a\n\"b\"","at":1795219199000000001,"n":-9223372036854775808}"#,
+            r#","c":18446744073709551615"#,
+        ),
+        line(2, 0, r#"{"price":2,"paid":false,"note":null,"tags":["x",{"y":[1]}]}"#, ""),
+        line(3, 1, "null", ""),
+    ]
+    .join("\n");
+    std::fs::write(place.path("r.ndjson"), text + "\n").unwrap();
+    let convert = |more: &[&str]| {
+        let args = [&["record", "convert", "r.ndjson"], more].concat();
+        place.run(&args)
+    };
+    let query = |sql: &str| duckdb(&place.path(""), sql);
+
+    convert(&["--output-file", "all.parquet"]).ok();
+    assert_eq!(
+        query("select column_name, column_type from (describe select * from 'all.parquet')"),
+        [
+            ("ts", "TIMESTAMP WITH TIME ZONE"),
+            ("ts_nanos", "BIGINT"),
+            ("g", "VARCHAR"),
+            ("k", "VARCHAR"),
+            ("n", "UBIGINT"),
+            ("s", "UBIGINT"),
+            ("t", "UBIGINT"),
+            ("th", "UBIGINT"),
+            ("d", "VARCHAR"),
+            ("cl", "VARCHAR"),
+            ("mn", "VARCHAR"),
+            ("mp", "VARCHAR"),
+            ("mk", "VARCHAR"),
+            ("m", "JSON"),
+            ("c", "UBIGINT"),
+        ]
+        .map(|(name, kind)| json!([name, kind]))
+    );
+    assert_eq!(
+        query(
+            "select epoch_us(ts), ts_nanos, g, k, n, s::varchar, t::varchar, th, m->>'$.note', \
+             c::varchar from 'all.parquet' where s = 1"
+        ),
+        [json!([
+            1_795_219_199_123_456_u64,
+            1_795_219_199_123_456_789_u64,
+            "or\"ders",
+            "é",
+            3,
+            "1",
+            u64::MAX.to_string(),
+            7,
+            "a\n\"b\"",
+            u64::MAX.to_string()
+        ])]
+    );
+    assert_eq!(
+        query("select s, m->>'$.tags[1].y[0]', c from 'all.parquet' where s > 1 order by s"),
+        [json!([2, "1", null]), json!([3, null, null])]
+    );
+
+    // Fields of messages are columns; the filter's records only; standard output.
+    let columns = "s,m.price:double,m.paid:bool,m.note,m.at:time,m.n:integer,m.tags";
+    let some = ["--columns", columns, "--output-file", "some.parquet"];
+    convert(&some).ok();
+    assert_eq!(
+        query(
+            "select s, \"m.price\", \"m.paid\", \"m.note\", epoch_us(\"m.at\"), \"m.at_nanos\" % 10, \
+             \"m.n\", \"m.tags\" from 'some.parquet' order by s"
+        ),
+        [
+            json!([
+                1,
+                1.5,
+                true,
+                "a\n\"b\"",
+                1_795_219_199_000_000_u64,
+                1,
+                i64::MIN,
+                null
+            ]),
+            json!([2, 2.0, false, null, null, null, null, r#"["x",{"y":[1]}]"#]),
+            json!([3, null, null, null, null, null, null, null]),
+        ]
+    );
+    let none = ["--seq", "9", "--output-file", "none.parquet"];
+    convert(&none).ok();
+    assert_eq!(query("select count(*) from 'none.parquet'"), [json!([0])]);
+
+    // What does not fit is told, and nothing is left behind.
+    for (columns, told) in [
+        (
+            "m.note:double",
+            "`m.note` is \"a\\n\\\"b\\\"\" in number 1 of or\"ders, which is no double",
+        ),
+        ("m.n:unsigned", "which is no unsigned"),
+        ("ts,ts_nanos", "`ts_nanos` is there with `ts`: leave it out"),
+        ("s,s:text", "`s` is there twice"),
+    ] {
+        let refused = ["--columns", columns, "--output-file", "refused.parquet"];
+        let refused = convert(&refused);
+        assert_eq!(refused.exit, Some(2), "{}", refused.stderr);
+        assert!(refused.stderr.contains(told), "{}", refused.stderr);
+        assert!(!place.path("refused.parquet").exists());
+    }
+}
+
+#[test]
+fn a_large_recording_becomes_several_row_groups_in_bounded_memory() {
+    use std::io::Write;
+    let place = Place::new();
+    let mut file = std::io::BufWriter::new(std::fs::File::create(place.path("r.ndjson")).unwrap());
+    let text = "x".repeat(1 << 20);
+    for s in 1..=100 {
+        writeln!(
+            file,
+            r#"{{"ts":{s},"g":"g","s":{s},"mn":"M","m":"{s} {text}"}}"#
+        )
+        .unwrap();
+    }
+    file.flush().unwrap();
+    place
+        .run(&[
+            "record",
+            "convert",
+            "r.ndjson",
+            "--output-file",
+            "r.parquet",
+        ])
+        .ok();
+    let query = |sql: &str| duckdb(&place.path(""), sql);
+    assert_eq!(
+        query("select count(distinct row_group_id) from parquet_metadata('r.parquet')"),
+        [json!([4])]
+    );
+    assert_eq!(
+        query(
+            "select count(*), sum(s), min(length(m->>'$')), count(distinct split_part(m->>'$', ' ', 1)), \
+             count(k) from 'r.parquet'"
+        ),
+        [json!([100, 5050, (1 << 20) + 2, 100, 0])]
+    );
 }
 
 #[test]
@@ -287,6 +442,11 @@ fn the_walk_through_of_the_readme_does_what_it_says() {
                 ref args @ ..,
             ] => place.run_program(&shop, args),
             ["tipple", ref args @ ..] => place.run(args),
+            ["duckdb", "-c", ref sql @ ..] => {
+                let rows = duckdb(&place.path(""), sql.join(" ").trim_matches('\''));
+                said.push(json!(rows).to_string());
+                continue;
+            }
             _ => panic!("{words:?}"),
         };
         assert_eq!(
@@ -298,9 +458,27 @@ fn the_walk_through_of_the_readme_does_what_it_says() {
         );
         said.push(ran.stdout);
     }
-    let [recorded, stats, tea, trace, pair, gaps, same, different] = &said[..] else {
+    let [
+        recorded,
+        stats,
+        tea,
+        trace,
+        pair,
+        gaps,
+        converted,
+        table,
+        same,
+        different,
+    ] = &said[..]
+    else {
         panic!("{commands:?}");
     };
+    assert_eq!(converted, "");
+    let mut table: Vec<(String, u64)> = serde_json::from_str(table).unwrap();
+    table.sort();
+    let symbols: Vec<&str> = table.iter().map(|(symbol, _)| &**symbol).collect();
+    assert_eq!(symbols, ["CAKE", "COFFEE", "TEA"]);
+    assert_eq!(table.iter().map(|(_, sum)| sum).sum::<u64>(), 3000);
     assert_eq!(recorded, "2000 records, 0 lost\n");
     assert!(
         stats.contains("shop default In Order") && stats.contains("shop default Out Receipt"),

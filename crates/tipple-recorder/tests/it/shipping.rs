@@ -1,16 +1,18 @@
 //! What is in `deploy/recording`: logrotate itself at work, and files that hang together.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
+use serde_json::Value;
+use serde_json::value::RawValue;
 use tempfile::TempDir;
 use tipple_recorder::{Naming, OnFull, Recorder, RecordingReport, rotate_on_sighup};
 use tipple_testkit::wait_for;
 
-use crate::support::{LONG, audit, lines, options, order};
+use crate::support::{LONG, audit, files, lines, options, order};
 
 const CHILD: &str = "TIPPLE_RECORDER_TEST_LOGROTATE";
 
@@ -118,34 +120,96 @@ fn columns() -> BTreeSet<String> {
         .collect()
 }
 
-#[test]
-fn the_table_has_a_column_for_each_field_of_a_line() {
-    let folder = TempDir::new().unwrap();
-    let mut options = options(folder.path());
+/// A recording with lines of every kind.
+fn recorded(folder: &Path) {
+    let mut options = options(folder);
     options.profile = tipple_recorder::Profile::Marked;
     options.config.rate = Some(tipple_recorder::RecordRate(50));
     options.config.redact = [("m.symbol".to_owned(), tipple_recorder::Redaction::Hide)].into();
     let recorder = Recorder::start(options).unwrap();
-    let stream = recorder.stream("orders").key(7);
+    let stream = recorder.stream("or\"ders").key(7).trace(u64::MAX);
     for id in 0..100 {
-        let kind = tipple_recorder::Kind::Request(id);
+        let kind = tipple_recorder::Kind::Request(u64::MAX - id);
         stream.record(tipple_recorder::Direction::In, kind, &order(id));
     }
+    let others = recorder.stream("others").class("b");
+    others.sent("text\n\u{e9}");
+    others.sent(&(1.0, None::<u8>, i128::MIN));
     recorder.shutdown(LONG);
+}
+
+#[test]
+fn the_table_has_a_column_for_each_field_of_a_line() {
+    let folder = TempDir::new().unwrap();
+    recorded(folder.path());
     let fields: BTreeSet<String> = lines(folder.path())
         .iter()
         .flat_map(|line| line.as_object().unwrap().keys().cloned())
         .collect();
     assert_eq!(fields, columns());
-    // vector's own checks need vector: here only that it names this table, and files that are whole.
+}
+
+/// ClickHouse as a library. It wants `pyarrow` to be there, for what is not used here. Arguments: the table, the query
+/// and the settings that lines come with, the lines.
+const CLICKHOUSE: &str = r#"
+import sys, types
+sys.modules["pyarrow"] = types.ModuleType("pyarrow")
+sys.modules["pyarrow"].__getattr__ = lambda name: None
+from chdb import session
+table, query, settings, lines = sys.argv[1:]
+clickhouse = session.Session()
+clickhouse.query(table)
+insert, form = query.split(" FORMAT ")
+clickhouse.query(f"{insert} SETTINGS {settings} FORMAT {form} " + open(lines).read())
+print(clickhouse.query("SELECT * EXCEPT time, toUnixTimestamp64Nano(time) = ts AS is_time FROM recording "
+    "SETTINGS output_format_json_quote_64bit_integers = 0 FORMAT JSONEachRow"))
+"#;
+
+#[test]
+fn clickhouse_takes_every_line_as_it_is() {
+    let folder = TempDir::new().unwrap();
+    recorded(folder.path());
+    let all: String = files(folder.path(), ".ndjson")
+        .iter()
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect();
+    let path = folder.path().join("all");
+    fs::write(&path, &all).unwrap();
+    // The query and the settings that vector sends lines with.
     let vector = shipped("vector.yaml");
-    for needed in [
-        "table: recording",
-        "/recording/*.ndjson\n",
-        "parse_json!",
-        "type: clickhouse",
-    ] {
-        assert!(vector.contains(needed), "{needed}");
+    let uri = vector.split_once("/?query=").unwrap().1;
+    let mut parts = uri.lines().next().unwrap().split('&');
+    let query = parts.next().unwrap().replace("%20", " ");
+    let settings: Vec<&str> = parts.collect();
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools");
+    let output = Command::new(tools.join("chdb/bin/python3"))
+        .args(["-c", CLICKHOUSE, &shipped("clickhouse.sql"), &query])
+        .arg(settings.join(", "))
+        .arg(&path)
+        .env_clear()
+        .env("TMPDIR", folder.path())
+        .current_dir(folder.path())
+        .output()
+        .unwrap_or_else(|error| panic!("./test installs ClickHouse: {error}"));
+    let told = String::from_utf8_lossy(&output.stdout);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}{said}");
+    let rows: BTreeSet<String> = told.trim().lines().map(str::to_owned).collect();
+    assert_eq!(rows.len(), all.lines().count());
+    for line in all.lines() {
+        let fields: BTreeMap<&str, &RawValue> = serde_json::from_str(line).unwrap();
+        let is_it = |row: &&String| {
+            let row: BTreeMap<&str, &RawValue> = serde_json::from_str(row).unwrap();
+            row["is_time"].get() == "1"
+                && fields.iter().all(|(name, value)| {
+                    // What is no text becomes the text that it is in the line.
+                    let text = serde_json::to_string(value.get()).unwrap();
+                    let value: Value = serde_json::from_str(value.get()).unwrap();
+                    let row: Value = serde_json::from_str(row[name].get()).unwrap();
+                    row == value || row == serde_json::from_str::<Value>(&text).unwrap()
+                })
+        };
+        assert_eq!(rows.iter().filter(is_it).count(), 1, "{line}\n{told}");
     }
 }
 

@@ -234,3 +234,59 @@ fn the_values_of_the_job_are_taken() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("are in one another"), "{said}");
 }
+
+/// vector itself checks more, but is not to be had as a package: here that the file is YAML, that every setting is one
+/// that vector has there, and that it takes whole files and gives their lines, unchanged, to the table.
+#[test]
+fn vector_ships_whole_files_line_by_line() {
+    let text = read("deploy/recording/vector.yaml");
+    let documents = YamlLoader::load_from_str(&text).unwrap();
+    let [config] = &documents[..] else {
+        panic!("{} documents", documents.len())
+    };
+    let keys = |yaml: &Yaml| -> Vec<String> {
+        let all = yaml.as_hash().expect("settings").keys();
+        all.map(|key| key.as_str().expect("a name").to_owned())
+            .collect()
+    };
+    assert_eq!(keys(config), ["data_dir", "sources", "sinks"]);
+    let source = &config["sources"]["recording"];
+    assert_eq!(
+        keys(source),
+        ["type", "include", "read_from", "max_line_bytes"]
+    );
+    assert_eq!(source["type"].as_str(), Some("file"));
+    assert_eq!(source["read_from"].as_str(), Some("beginning"));
+    let include = source["include"][0].as_str().unwrap();
+    assert!(include.ends_with("/*.ndjson"), "{include}");
+    // What a recorder lets a line be.
+    assert_eq!(source["max_line_bytes"].as_i64(), Some(64 << 20));
+    let sink = &config["sinks"]["clickhouse"];
+    assert_eq!(
+        keys(sink),
+        [
+            "type", "inputs", "uri", "method", "encoding", "framing", "buffer"
+        ]
+    );
+    assert_eq!(sink["type"].as_str(), Some("http"));
+    assert_eq!(sink["inputs"][0].as_str(), Some("recording"));
+    assert_eq!(sink["encoding"]["codec"].as_str(), Some("text"));
+    assert_eq!(
+        sink["framing"]["method"].as_str(),
+        Some("newline_delimited")
+    );
+    assert_eq!(keys(&sink["buffer"]), ["type", "max_size", "when_full"]);
+    // Less than this, a buffer on disk is refused.
+    assert!(sink["buffer"]["max_size"].as_i64() >= Some(256 << 20));
+    let (_, query) = sink["uri"].as_str().unwrap().split_once("/?").unwrap();
+    let mut parts = query.split('&');
+    assert_eq!(
+        parts.next(),
+        Some("query=INSERT%20INTO%20recording%20FORMAT%20JSONEachRow")
+    );
+    let table = read("deploy/recording/clickhouse.sql");
+    assert!(table.contains("CREATE TABLE recording\n"));
+    for setting in parts {
+        assert!(setting.starts_with("input_format_") && setting.ends_with("=1"));
+    }
+}

@@ -384,6 +384,48 @@ impl Best {
     }
 }
 
+/// What the recorder is to reach, and what it has.
+struct Goal {
+    what: String,
+    found: f64,
+    /// `found` is to be at most this, or at least.
+    bound: f64,
+    is_least: bool,
+}
+
+impl Goal {
+    fn at_most(what: impl Into<String>, found: f64, bound: f64) -> Goal {
+        Goal {
+            what: what.into(),
+            found,
+            bound,
+            is_least: false,
+        }
+    }
+
+    fn at_least(what: impl Into<String>, found: f64, bound: f64) -> Goal {
+        Goal {
+            is_least: true,
+            ..Goal::at_most(what, found, bound)
+        }
+    }
+
+    fn print(&self) {
+        let (holds, bound) = match self.is_least {
+            true => (self.found >= self.bound, "at least"),
+            false => (self.found <= self.bound, "at most"),
+        };
+        let told = if holds { "holds" } else { "MISSED" };
+        println!(
+            "{told:8}{}: {:.3}, {bound} {}",
+            self.what, self.found, self.bound
+        );
+    }
+}
+
+/// The memory that the recorder has as its default, and what the program around it may take, in MiB.
+const BLOCKED_MIB_MAX: f64 = 64.0 + 16.0;
+
 /// All of them, one after the other in each round, on one thread and on two; then a search.
 pub fn run(plan: &Plan) {
     if plan.only.as_deref() != Some("record") {
@@ -397,6 +439,7 @@ pub fn run(plan: &Plan) {
         "{:16}{:>8}{:>10}{:>10}{:>12}{:>10}",
         "", "threads", "send", "total", "M lines/s", "RSS MiB"
     );
+    let mut goals = Vec::new();
     for threads in [1, 2] {
         let mut best: [Option<Best>; RECORDERS.len()] = [None; RECORDERS.len()];
         for _ in 0..plan.rounds {
@@ -418,16 +461,33 @@ pub fn run(plan: &Plan) {
                 .expect("one of them")]
         };
         let (base, tipple, elfo) = (of("base"), of("tipple"), of("elfo"));
+        let net = |name: &str| of(name).send_ns - base.send_ns;
         println!(
-            "net of the message: send {:.0} ns (elfo {:.0}), denied {:.0} ns; total {:.2} of elfo's; blocked: {:.0} MiB with a budget of 64",
-            tipple.send_ns - base.send_ns,
-            elfo.send_ns - base.send_ns,
-            of("tipple-denied").send_ns - base.send_ns,
-            tipple.total_ns / elfo.total_ns,
-            of("tipple-blocked").rss_mib,
+            "net of the message: send {:.0} ns, elfo's {:.0} ns",
+            net("tipple"),
+            net("elfo")
         );
+        let on = |what: &str| format!("{what}, {threads} threads");
+        let total = tipple.total_ns / elfo.total_ns;
+        goals.extend([
+            Goal::at_most(on("ns to send, net of the message"), net("tipple"), 60.0),
+            Goal::at_most(
+                on("ns to be denied, net of the message"),
+                net("tipple-denied"),
+                15.0,
+            ),
+            Goal::at_most(on("all of the CPU, of elfo's"), total, 0.45),
+            Goal::at_least(on("million lines a second"), tipple.mega_lines, 1.5),
+            Goal::at_most(
+                on("MiB while the disk is blocked"),
+                of("tipple-blocked").rss_mib,
+                BLOCKED_MIB_MAX,
+            ),
+        ]);
     }
-    search(plan);
+    let search = search(plan);
+    goals.push(Goal::at_most("a search, of `zstd -dc | grep`", search, 0.1));
+    goals.iter().for_each(Goal::print);
 }
 
 /// One recorder, once, in a process of its own.
@@ -466,8 +526,8 @@ fn record_into(dir: &Path, name: &str, threads: u64, records: u64) -> Figures {
     )
 }
 
-/// A trace in a compressed recording, beside `zstd -dc` and `grep`, which read all of it.
-fn search(plan: &Plan) {
+/// A trace in a compressed recording, beside `zstd -dc` and `grep`, which read all of it: the ratio.
+fn search(plan: &Plan) -> f64 {
     let dir = plan
         .dir
         .join(format!("tipple-bench-search-{}", std::process::id()));
@@ -494,4 +554,5 @@ fn search(plan: &Plan) {
         lines as f64 / 1e6,
         ours / theirs
     );
+    ours / theirs
 }

@@ -71,6 +71,8 @@ pub(crate) struct RecordingFile {
     is_ending: bool,
     /// What was written may not be on disk, and nobody will ever say so again.
     is_poisoned: bool,
+    /// Its name may not be on disk.
+    is_new: bool,
     block: BlockBuilder,
     index: RecordingIndex,
     has_index: bool,
@@ -153,6 +155,7 @@ impl RecordingFile {
             is_torn: false,
             is_ending: false,
             is_poisoned: false,
+            is_new: true,
             block: BlockBuilder::default(),
             index: RecordingIndex::default(),
             text_bytes: 0,
@@ -325,9 +328,18 @@ impl RecordingFile {
         if self.is_poisoned || !self.file.metadata()?.is_file() {
             return Ok(());
         }
-        let synced = self.file.sync_data();
+        let synced = self.file.sync_data().and_then(|()| self.sync_name());
         self.is_poisoned = synced.is_err();
         synced
+    }
+
+    /// The bytes of a new file are of no use without its name, which is in its folder.
+    fn sync_name(&mut self) -> io::Result<()> {
+        if self.is_new {
+            sync_folder_of(&self.path_open)?;
+            self.is_new = false;
+        }
+        Ok(())
     }
 
     /// It is given its last line now.
@@ -364,10 +376,10 @@ impl RecordingFile {
         self.index.file_bytes = self.good_bytes;
         put_index(&self.path, &self.index)?;
         fs::rename(&self.path_open, &self.path)?;
-        if sync && let Some(folder) = self.path.parent() {
-            File::open(folder)?.sync_all()?;
+        match sync {
+            true => sync_folder_of(&self.path),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// Gives up what cannot be written.
@@ -377,6 +389,14 @@ impl RecordingFile {
         }
         self.pending.clear();
     }
+}
+
+/// Syncs the names in the folder of a file.
+fn sync_folder_of(path: &Path) -> io::Result<()> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// Puts an index beside the file `path`, as a whole or not at all.

@@ -232,6 +232,24 @@ fn a_shutdown_under_load_loses_nothing_that_it_does_not_tell() {
 }
 
 #[test]
+fn a_shutdown_that_has_no_time_tells_what_it_left() {
+    let folder = TempDir::new().unwrap();
+    let recorder = Recorder::start(options(folder.path())).unwrap();
+    let stream = recorder.stream("orders");
+    // More than is written at a time is in memory: all of it.
+    while recorder.report().unwrap().lost_for(Why::Memory) == 0 {
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..200_000).for_each(|_| stream.sent(&order(1))));
+            }
+        });
+    }
+    let report = recorder.shutdown(Duration::ZERO);
+    assert!(report.lost_for(Why::Shutdown) > 0, "{report:?}");
+    audit(&lines(folder.path()), &report);
+}
+
+#[test]
 fn a_record_within_a_record_and_one_at_the_end_of_a_thread_are_recorded() {
     struct Nested<'a>(&'a tipple_recorder::Stream);
     impl Serialize for Nested<'_> {

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tipple_recorder::{FolderShelf, OnFull, Recorder, Sync, gaps};
 use tipple_testkit::cases;
 
-use crate::support::{LONG, audit, files, lines, options, order};
+use crate::support::{LONG, audit, files, lines, options, order, shim};
 
 const CHILD: &str = "TIPPLE_RECORDER_TEST_FAULTS";
 
@@ -48,28 +48,10 @@ fn faulty_child() {
     audit(&lines(folder), &report);
 }
 
-/// What stands before the program's own calls.
-fn shim(place: &Path) -> PathBuf {
-    let shim = place.join("faults.so");
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/faults.c");
-    let built = Command::new("cc")
-        .args(["-shared", "-fPIC", "-O1", "-o"])
-        .arg(&shim)
-        .args([source, "-ldl"])
-        .output()
-        .unwrap_or_else(|error| panic!("apt-get install -y build-essential: {error}"));
-    assert!(
-        built.status.success(),
-        "{}",
-        String::from_utf8_lossy(&built.stderr)
-    );
-    shim
-}
-
 #[test]
 fn every_call_may_fail_and_what_is_lost_is_told() {
     let place = TempDir::new().unwrap();
-    let shim = shim(place.path());
+    let shim = shim(place.path(), "faults.c");
     let log = place.path().join("log");
     fs::write(&log, "").unwrap();
     // Side by side, since each error is followed by a second of rest.

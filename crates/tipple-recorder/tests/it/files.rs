@@ -145,6 +145,32 @@ fn a_file_that_was_moved_away_is_left_alone_and_a_new_one_is_begun() {
 }
 
 #[test]
+fn a_file_that_is_copied_and_truncated_goes_on_with_whole_lines() {
+    let folder = TempDir::new().unwrap();
+    let mut options = options(folder.path());
+    options.naming = Naming::Fixed;
+    let recorder = Recorder::start(options).unwrap();
+    let stream = recorder.stream("orders");
+    let path = folder.path().join("default.ndjson");
+    for round in 0..3 {
+        for id in 0..500 {
+            stream.sent(&order(id));
+        }
+        recorder.flush(LONG).unwrap();
+        // As logrotate does it with `copytruncate`: what comes between the two is lost, and here nothing does.
+        fs::copy(&path, folder.path().join(format!("default.{round}.ndjson"))).unwrap();
+        let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(0).unwrap();
+    }
+    stream.sent(&order(1));
+    let report = recorder.shutdown(LONG);
+    assert_eq!(report.written, 1501);
+    audit(&lines(folder.path()), &report);
+    // No hole where the old lines were.
+    assert!(fs::metadata(&path).unwrap().len() < 1000);
+}
+
+#[test]
 fn a_file_that_somebody_deletes_does_not_swallow_what_comes_after() {
     let folder = TempDir::new().unwrap();
     let recorder = start(folder.path());

@@ -2,6 +2,7 @@
 
 mod accounting;
 mod allocations;
+mod clocks;
 mod config;
 mod elfo;
 mod faults;
@@ -11,6 +12,7 @@ mod handover;
 mod integrations;
 mod killed;
 mod lines;
+mod power;
 mod reading;
 mod shipping;
 mod support;

@@ -142,3 +142,24 @@ pub fn audit(lines: &[Value], report: &RecordingReport) {
     assert_eq!(report.attempted, report.written + report.lost_total());
     assert_eq!(report.waiting, 0);
 }
+
+/// Builds a library that stands before the program's own calls, from the source beside these tests.
+pub fn shim(place: &Path, source: &str) -> PathBuf {
+    let shim = place.join(source).with_extension("so");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/it")
+        .join(source);
+    let built = std::process::Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-o"])
+        .arg(&shim)
+        .arg(source)
+        .arg("-ldl")
+        .output()
+        .unwrap_or_else(|error| panic!("apt-get install -y build-essential: {error}"));
+    assert!(
+        built.status.success(),
+        "{}",
+        String::from_utf8_lossy(&built.stderr)
+    );
+    shim
+}

@@ -15,7 +15,8 @@
 //! let columns = vec![Column::required("number", Kind::Signed), Column::optional("name", Kind::Text)];
 //! let schema = Schema::new("fruits", columns);
 //! let (mut encoder, mut scratch) = (Encoder::new(Codec::Zstd { level: 1 })?, Scratch::default());
-//! let mut file = FileWriter::begin(&schema, &mut encoder, &mut scratch, Vec::new())?;
+//! let mut bytes = Vec::new();
+//! let mut file = FileWriter::begin(&schema, &mut encoder, &mut scratch, &mut bytes)?;
 //! for _row_group in 0..2 {
 //!     let mut numbers = file.column();
 //!     (0..3).try_for_each(|number| numbers.value(Some(Value::Number(number))))?;
@@ -25,7 +26,7 @@
 //!     names.end()?;
 //!     file.end_row_group(3);
 //! }
-//! let (object, bytes) = file.finish()?;
+//! let object = file.finish()?;
 //! assert_eq!((object.rows, object.bytes), (6, bytes.len() as u64));
 //! # Ok(())
 //! # }

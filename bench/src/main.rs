@@ -5,6 +5,8 @@
     reason = "a program whose only purpose is to print figures"
 )]
 
+#[cfg(feature = "nats")]
+mod async_nats_client;
 mod log;
 mod memory;
 mod nats;
@@ -47,6 +49,15 @@ fn main() {
         }
         Some("raw-nats-pull") => {
             nats::pull(&args[1], &args[2], args[3].parse().expect("a number"));
+        }
+        #[cfg(feature = "nats")]
+        Some("async-nats-publish") => {
+            let number = |n: usize| args[n].parse().expect("a number");
+            async_nats_client::publish(&args[1], &args[2], number(3), number(4) as usize);
+        }
+        #[cfg(feature = "nats")]
+        Some("async-nats-pull") => {
+            async_nats_client::pull(&args[1], &args[2], args[3].parse().expect("a number"));
         }
         Some("snapshot-memory") => snapshot::memory(&args[1], &args[2], &args[3], &args[4]),
         #[cfg(feature = "record")]

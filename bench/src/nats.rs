@@ -30,13 +30,15 @@ fn of_size(plan: &Plan, bytes: u64) {
     let port = server.port().to_string();
     let mut client = RawNats::connect(server.port());
     let numbers = [EVENTS.to_string(), bytes.to_string()];
-    let publish = |client: &mut RawNats, stream: &str| {
+    let publish = |client: &mut RawNats, by: &str, stream: &str| {
         client.create_stream(stream, json!({ "subjects": [format!("{stream}.>")] }));
-        let args = ["raw-nats-publish", &port, stream, &numbers[0], &numbers[1]];
+        let args = [by, &port, stream, &numbers[0], &numbers[1]];
         measure(&own, &args)
     };
     let (mut published, mut pulled, mut dumped, mut loaded) = (vec![], vec![], vec![], vec![]);
-    publish(&mut client, "source");
+    #[cfg(feature = "nats")]
+    let (mut theirs_pulled, mut theirs_published) = (vec![], vec![]);
+    publish(&mut client, "raw-nats-publish", "source");
     let dump = plan.fresh("nats");
     let url = |port: u16, stream: &str| format!("nats://127.0.0.1:{port}/{stream}");
     for _ in 0..plan.rounds {
@@ -59,8 +61,15 @@ fn of_size(plan: &Plan, bytes: u64) {
         let records = &dumped.last().expect("pushed").report()["records"];
         assert_eq!(*records, EVENTS, "the dump is not whole");
 
-        published.push(publish(&mut client, "raw"));
+        published.push(publish(&mut client, "raw-nats-publish", "raw"));
         client.must("STREAM.DELETE.raw", Value::Null);
+        #[cfg(feature = "nats")]
+        {
+            let args = ["async-nats-pull", &port, "source", &numbers[0]];
+            theirs_pulled.push(measure(&own, &args));
+            theirs_published.push(publish(&mut client, "async-nats-publish", "raw"));
+            client.must("STREAM.DELETE.raw", Value::Null);
+        }
         // A server of its own, since the stream has the subjects of the first one.
         let target = Nats::start("");
         let args = [
@@ -88,15 +97,23 @@ fn of_size(plan: &Plan, bytes: u64) {
             ("dump, none", &dumped),
             ("publisher", &published),
             ("load", &loaded),
+            #[cfg(feature = "nats")]
+            ("async-nats, pull", &theirs_pulled),
+            #[cfg(feature = "nats")]
+            ("async-nats, publish", &theirs_published),
         ],
     );
     for (name, bare, tipple) in [
-        ("pull consumer", &pulled, &dumped),
-        ("publisher", &published, &loaded),
+        ("bare pull consumer", &pulled, &dumped),
+        ("bare publisher", &published, &loaded),
+        #[cfg(feature = "nats")]
+        ("pull consumer of async-nats", &theirs_pulled, &dumped),
+        #[cfg(feature = "nats")]
+        ("publisher of async-nats", &theirs_published, &loaded),
     ] {
         let ratio = median_of(bare, |run| run.wall_s) / median_of(tipple, |run| run.wall_s);
         let cpu = median_of(tipple, |run| run.cpu_s) / median_of(bare, |run| run.cpu_s);
-        println!("  speed against the bare {name} (goal >= 0.9): {ratio:.2}; CPU: {cpu:.2}");
+        println!("  speed against the {name} (goal >= 0.9): {ratio:.2}; CPU: {cpu:.2}");
     }
     memory::within_budget("dump of NATS", &dumped);
     memory::within_budget("load into NATS", &loaded);

@@ -584,3 +584,104 @@ fn encode<M: Serialize + ?Sized>(
     filling.commit(len);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::core::next_entry;
+    use crate::handover::buffer;
+
+    #[derive(serde::Serialize)]
+    enum Shape {
+        Unit,
+        Number(i128),
+        Pair(f64, &'static str),
+        Fields { some: Option<u8>, list: Vec<Shape> },
+    }
+
+    #[derive(serde::Serialize)]
+    struct Message {
+        number: u64,
+        text: String,
+        by_name: BTreeMap<String, Shape>,
+    }
+
+    fn message(number: u64) -> Message {
+        let shape = Shape::Fields {
+            some: number.is_multiple_of(2).then_some(7),
+            list: vec![
+                Shape::Unit,
+                Shape::Number(-(number as i128) << 80),
+                Shape::Pair(0.5, "\"é"),
+            ],
+        };
+        Message {
+            number,
+            text: "x".repeat(number as usize),
+            by_name: BTreeMap::from([(format!("key {number}"), shape)]),
+        }
+    }
+
+    fn entry(number: u64) -> Entry {
+        Entry {
+            stream: 1,
+            number,
+            ticks: number,
+            trace: u64::MAX - number,
+            direction: Direction::Out,
+            kind: Kind::Request(number),
+            root: Root::default(),
+            flags: 0,
+        }
+    }
+
+    /// All that is `unsafe` on the way of a message, which is what Miri is to look at.
+    #[test]
+    fn what_one_thread_records_another_reads_meanwhile() {
+        const COUNT: u64 = 20;
+        let (mut filling, filled) = buffer(16 << 10);
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for number in 0..COUNT {
+                    encode(&mut filling, &entry(number), &message(number), false).unwrap();
+                }
+            });
+            let (mut read, mut number) = (0, 0);
+            while number < COUNT {
+                let mut rest = &filled.bytes()[read..];
+                while let Some(found) = next_entry(&mut rest) {
+                    read += found.len();
+                    assert_eq!((found.number(), found.trace()), (number, u64::MAX - number));
+                    assert_eq!((found.root().name, found.flags()), ("Message", 0));
+                    let mut json = Vec::new();
+                    crate::json::render(found.ops(), &mut json);
+                    assert_eq!(json, serde_json::to_vec(&message(number)).unwrap());
+                    number += 1;
+                }
+                std::thread::yield_now();
+            }
+        });
+    }
+
+    #[test]
+    fn a_buffer_of_any_length_takes_the_whole_message_or_nothing_or_what_fits() {
+        let (mut filling, filled) = buffer(4096);
+        encode(&mut filling, &entry(3), &message(3), false).unwrap();
+        let whole = filled.bytes().len();
+        for bytes in 0..whole {
+            let (mut filling, filled) = buffer(bytes);
+            assert!(matches!(
+                encode(&mut filling, &entry(3), &message(3), false),
+                Err(TapeError::Full)
+            ));
+            assert_eq!(filled.bytes(), [0; 0]);
+            if encode(&mut filling, &entry(3), &message(3), true).is_ok() {
+                let found = next_entry(&mut filled.bytes()).unwrap();
+                assert_eq!((found.flags(), found.len() <= bytes), (CUT, true));
+                assert!(found.ops().count() > 0 || bytes < HEADER_BYTES + 16);
+            }
+        }
+    }
+}

@@ -61,6 +61,8 @@ pub(crate) enum Order {
     },
     /// Begin new files.
     Rotate { done: SyncSender<()> },
+    /// Take the configuration file again.
+    Reload,
     /// Write what a flight recorder holds.
     Snapshot {
         before: Duration,

@@ -399,6 +399,22 @@ fn sync_folder_of(path: &Path) -> io::Result<()> {
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
+/// Makes a folder and those that it is in, so that they are there after a loss of power, too.
+pub(crate) fn make_folder(path: &Path) -> io::Result<()> {
+    if path.as_os_str().is_empty() || path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        make_folder(parent)?;
+    }
+    match fs::create_dir(path) {
+        Ok(()) => sync_folder_of(path),
+        // Somebody else was first.
+        Err(_) if path.is_dir() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Puts an index beside the file `path`, as a whole or not at all.
 ///
 /// # Errors

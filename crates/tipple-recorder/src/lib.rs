@@ -37,7 +37,7 @@
 //! # What records by itself
 //! Each is a feature of the crate, and off by default: `mpsc` (channels of tokio that record what goes through them),
 //! `tower` (a layer around services; the examples `axum` and `tonic` are whole programs), `tracing` (the trace of a span
-//! is the trace of its records), `signals` (SIGHUP begins new files, another one leaves a snapshot), `elfo` (in the place of elfo's own dumper).
+//! is the trace of its records), `signals` (SIGHUP begins new files and takes the configuration again, another one leaves a snapshot), `elfo` (in the place of elfo's own dumper).
 //! `parquet` is for recordings that are to become Parquet files ([`to_csv`] is always there).
 //! The example `shop` is recorded, searched and played back in the README. What ships closed files is in
 //! `deploy/recording`.

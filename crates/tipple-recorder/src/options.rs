@@ -103,7 +103,8 @@ pub struct RecorderOptions {
     /// What is recorded, to begin with.
     pub config: Config,
     /// A TOML file with the configuration. It is read at the start and whenever it has changed, which is looked for
-    /// every second; while it cannot be used, the configuration before it holds on.
+    /// every second, and at [`reload_config`](crate::Recorder::reload_config); while it cannot be used, the configuration
+    /// before it holds on.
     pub config_file: Option<PathBuf>,
 }
 

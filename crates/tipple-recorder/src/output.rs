@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::clock::Anchor;
 use crate::core::Core;
 use crate::entry::EntryRef;
-use crate::file::{INDEX, Named, RecordingFile, with_suffix};
+use crate::file::{INDEX, Named, RecordingFile, make_folder, with_suffix};
 use crate::index::IndexedLine;
 use crate::json;
 use crate::line::Lines;
@@ -382,7 +382,7 @@ impl Output {
         };
         let class = self.classes[at].class.clone();
         // Somebody may have removed the folder.
-        if let Err(error) = std::fs::create_dir_all(&self.folder) {
+        if let Err(error) = make_folder(&self.folder) {
             return self.stick(format!("{}: {error}", self.folder.display()));
         }
         let zstd = self.options.codec != tipple_chunk::Codec::None;

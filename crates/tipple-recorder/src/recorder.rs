@@ -178,6 +178,13 @@ impl Recorder {
         let _ = self.ask(Order::Rotate { done });
     }
 
+    /// Takes the [configuration file](crate::RecorderOptions::config_file) again without waiting, also if it looks as it did:
+    /// watching sees its time, length and inode only. If it is wrong, what held before goes on to hold, and the report
+    /// tells.
+    pub fn reload_config(&self) {
+        let _ = self.ask(Order::Reload);
+    }
+
     /// Writes what a flight recorder holds of the time from `before` ago to `after` from now, once that has come, into
     /// a file, and gives its path. What was written stays in memory, too.
     ///

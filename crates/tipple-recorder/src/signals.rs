@@ -10,12 +10,16 @@ use signal_hook::iterator::Signals;
 
 use crate::recorder::{FlushError, Recorder};
 
-/// From now on, `SIGHUP` closes the files of `recorder` and begins new ones: what logrotate sends. Ends with the recorder.
+/// From now on, `SIGHUP` closes the files of `recorder` and begins new ones, which is what logrotate wants of it, and takes
+/// the configuration file again, which is what an operator wants of it. Ends with the recorder.
 ///
 /// # Errors
 /// If the signal cannot be listened for.
 pub fn rotate_on_sighup(recorder: &Arc<Recorder>) -> io::Result<()> {
-    on_signal(recorder, SIGHUP, Recorder::reopen)
+    on_signal(recorder, SIGHUP, |recorder| {
+        recorder.reload_config();
+        recorder.reopen();
+    })
 }
 
 /// From now on, `signal` (such as `SIGUSR1`) writes what a flight recorder holds of the time from `before` ago to `after`

@@ -64,6 +64,11 @@ impl ConfigFile {
         })
     }
 
+    /// The next look takes the file, however it looks.
+    pub(crate) fn forget(&mut self) {
+        self.seen = None;
+    }
+
     /// The configuration, if the file looks another way than when it was read last.
     pub(crate) fn changed(&mut self) -> Option<Result<Config, RecorderError>> {
         let look = self.look();

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::core::{Core, Order, ThreadSide, first_ticks, locked, next_entry};
 use crate::error::RecorderError;
+use crate::file::make_folder;
 use crate::handover::Filled;
 use crate::loss::{Loss, LossReader, Why};
 use crate::options::RecorderOptions;
@@ -302,8 +303,7 @@ impl Writer {
         config_file: Option<ConfigFile>,
     ) -> Result<Writer, RecorderError> {
         if let Some(folder) = &options.folder {
-            std::fs::create_dir_all(folder)
-                .map_err(RecorderError::io("make the folder", folder))?;
+            make_folder(folder).map_err(RecorderError::io("make the folder", folder))?;
             let (_, damaged) = repair::repair_folder(folder)?;
             if let Some(error) = damaged.into_iter().next() {
                 // It is kept for who can do more about it, and harms no new file.
@@ -379,6 +379,12 @@ impl Writer {
                     }
                     let _ = done.try_send(());
                 }
+                Some(Order::Reload) => {
+                    if let Some(file) = &mut self.config_file {
+                        file.forget();
+                    }
+                    self.look_at_config();
+                }
                 Some(Order::Snapshot {
                     before,
                     after,
@@ -396,13 +402,17 @@ impl Writer {
         }
     }
 
-    /// What is not urgent.
-    fn look(&mut self) {
+    fn look_at_config(&mut self) {
         match self.config_file.as_mut().and_then(ConfigFile::changed) {
             Some(Ok(config)) => self.core.configure(config),
             Some(Err(error)) => self.core.note_error(error.to_string()),
             None => {}
         }
+    }
+
+    /// What is not urgent.
+    fn look(&mut self) {
+        self.look_at_config();
         let now = self.core.clock.now();
         for channel in &self.core.registry().channels {
             channel.limiter.fill(now);
@@ -521,8 +531,7 @@ impl Writer {
     /// Writes a file of what is in memory, and leaves it there.
     fn snapshot(&mut self, from: u64) -> Result<PathBuf, String> {
         let folder = &self.options.snapshot_folder;
-        std::fs::create_dir_all(folder)
-            .map_err(|error| format!("{}: {error}", folder.display()))?;
+        make_folder(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         let mut output = Output::snapshot(Arc::clone(&self.core), &self.options);
         let anchor = self.core.clock.anchor();
         self.readers.take(usize::MAX);

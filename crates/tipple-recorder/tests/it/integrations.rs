@@ -14,6 +14,7 @@ use tipple_recorder::tracing::TraceLayer;
 use tipple_recorder::{
     Naming, Recorder, RecorderOptions, mpsc, rotate_on_sighup, snapshot_on_signal, trace,
 };
+use tipple_testkit::wait_for;
 use tokio::sync::mpsc::error::{TryRecvError, TrySendError};
 use tracing_subscriber::layer::SubscriberExt;
 
@@ -119,11 +120,22 @@ fn a_span_is_a_trace() {
     assert_eq!(traces, [0, 77, 77, w3c, own, 5, 77, 0, w3c, 9]);
 }
 
+fn hang_up() {
+    // SAFETY: a signal to this process, which listens for it.
+    #[expect(unsafe_code, reason = "a signal")]
+    unsafe {
+        libc::raise(libc::SIGHUP);
+    }
+}
+
 #[test]
-fn a_hangup_begins_new_files() {
+fn a_hangup_begins_new_files_and_takes_the_configuration_again() {
     let folder = TempDir::new().unwrap();
     let mut options = options(folder.path());
     options.naming = Naming::Fixed;
+    let config = folder.path().join("recording.toml");
+    fs::write(&config, "[groups.orders]\ndisabled = false").unwrap();
+    options.config_file = Some(config.clone());
     let recorder = Arc::new(Recorder::start(options).unwrap());
     rotate_on_sighup(&recorder).unwrap();
     let stream = recorder.stream("orders");
@@ -134,11 +146,7 @@ fn a_hangup_begins_new_files() {
     stream.sent(&order(1));
     recorder.flush(LONG).unwrap();
     fs::rename(&file, &moved).unwrap();
-    // SAFETY: a signal to this process, which listens for it.
-    #[expect(unsafe_code, reason = "a signal")]
-    unsafe {
-        libc::raise(libc::SIGHUP);
-    }
+    hang_up();
     // Whatever it takes until the signal is seen, each record is in one of them.
     let mut id = 1;
     while !file.exists() {
@@ -146,6 +154,13 @@ fn a_hangup_begins_new_files() {
         stream.sent(&order(id));
         std::thread::yield_now();
     }
+    // A change that no watching sees is taken, too.
+    let modified = fs::metadata(&config).unwrap().modified().unwrap();
+    fs::write(&config, "[groups.orders]\ndisabled = true ").unwrap();
+    let file = fs::File::options().write(true).open(&config).unwrap();
+    file.set_modified(modified).unwrap();
+    hang_up();
+    wait_for("it is disabled", || !stream.is_enabled());
     let report = recorder.shutdown(LONG);
     assert_eq!(report.written, id);
     let last = fs::read_to_string(&moved).unwrap();

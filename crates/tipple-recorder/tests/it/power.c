@@ -4,8 +4,10 @@
  *
  *   the bytes of a file    those that it had at its last fdatasync or fsync
  *   the names in a folder  those that it had at its last fsync
+ *   the folder itself      if the one that it is in had an fsync since it was made
  *
- * The folder POWER has a file for each inode, and `names`: a line with an inode and a name for each that is on disk. Each
+ * The folder POWER has a file for each inode, and `names`: a line with an inode and a name for each that is on disk; and
+ * `folder`, if POWER_OF is on disk. Each
  * of them changes at once, so that the program may be killed at any moment.
  */
 #define _GNU_SOURCE
@@ -18,7 +20,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Whether the descriptor is the folder (1), or a file in it (2). */
+/* Whether the descriptor is the folder (1), a file in it (2), or what the folder is in (3). */
 static int is_watched(int fd)
 {
 	char link[64], path[4096];
@@ -32,6 +34,9 @@ static int is_watched(int fd)
 	if (length < 0)
 		return 0;
 	path[length] = 0;
+	prefix = strrchr(folder, '/') - folder;
+	if (!strncmp(path, folder, prefix) && path[prefix] == 0)
+		return 3;
 	prefix = strlen(folder);
 	if (strncmp(path, folder, prefix))
 		return 0;
@@ -94,6 +99,15 @@ static void keep_names(void)
 	put(staged, from, "names");
 }
 
+static void keep_folder(void)
+{
+	char from[4200];
+	FILE *staged = stage(from, sizeof from);
+	if (access(getenv("POWER_OF"), F_OK))
+		abort();
+	put(staged, from, "folder");
+}
+
 static int synced(int fd, const char *call)
 {
 	int (*next)(int) = dlsym(RTLD_NEXT, call);
@@ -105,6 +119,9 @@ static int synced(int fd, const char *call)
 			break;
 		case 2:
 			keep_bytes(fd);
+			break;
+		case 3:
+			keep_folder();
 			break;
 		}
 	}

@@ -66,7 +66,6 @@ fn what_was_synced_is_there_when_the_power_is_back() {
         let codec = ["none", "zstd:1"][round as usize / 3 % 2];
         let [folder, power] =
             ["recording", "power"].map(|name| place.path().join(format!("{round}.{name}")));
-        fs::create_dir(&folder).unwrap();
         fs::create_dir(&power).unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "power::powered_child", "--nocapture"])
@@ -93,6 +92,7 @@ fn what_was_synced_is_there_when_the_power_is_back() {
             .iter()
             .filter(|path| is_closed(path))
             .count();
+        assert!(power.join("folder").exists(), "the folder itself is gone");
         restore(&power, &folder);
 
         // What has the name of a whole file is one; that of the last rename may not have been synced.

@@ -288,6 +288,18 @@ fn a_stream_goes_over_tls() {
         "{}",
         refused.stderr
     );
+    // One that demands it gets it, though the URL does not say so.
+    let server = Nats::start(&format!(
+        "tls {{ cert_file: {:?}, key_file: {:?} }}",
+        certificate.cert, certificate.key
+    ));
+    let to = format!("nats://localhost:{}/T", server.port());
+    place.run(&["load", "d", &to, "--tls-ca", ca]).ok();
+    let report = place
+        .run(&["dump", &to, "g", "--tls-ca", ca, "--json"])
+        .ok()
+        .report();
+    assert_eq!(report["records"], 3000);
 }
 
 #[test]

@@ -22,6 +22,7 @@
 
 mod api;
 mod headers;
+mod message;
 mod read;
 mod restore;
 mod url;

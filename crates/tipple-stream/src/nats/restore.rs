@@ -11,9 +11,10 @@ use tipple_budget::Gate;
 use tipple_flow::{Failure, Party, Stop};
 
 use super::api::{Access, ApiError, Asked, StreamInfo, StreamState};
+use super::message::origin_of;
 use super::read::sequence_at;
 use super::wire::{Connection, Trouble};
-use super::write::{matches, origin_of};
+use super::write::matches;
 
 /// The description of a stream until it is loaded.
 const UNFINISHED: &str = "tipple is loading this stream";

@@ -9,12 +9,12 @@ use serde_json::json;
 use tipple_budget::Gate;
 use tipple_flow::{Cause, Failure, Party, Stop};
 
-use super::api::{Access, ApiError, Patience, Stored, StreamInfo};
+use super::api::{Access, ApiError, Patience, StreamInfo};
 use super::headers;
+use super::message::{self, Kept, PIECES_MAX, SPLIT_BYTES_MAX, Split, kept_of, kept_of_frame};
 use super::restore::Described;
 use super::wire::{Connection, Trouble, parse_number};
-use crate::event::{EVENT_BYTES_MAX, Event, EventRef};
-use crate::place::Numbering;
+use crate::event::{Event, EventRef};
 use crate::sink::{Appender, Tail};
 
 /// Events that may be on their way, unanswered.
@@ -23,26 +23,6 @@ const WINDOW_EVENTS: usize = 4096;
 pub(super) const WINDOW_BYTES: usize = 8 << 20;
 /// Bytes that are sent at a time.
 const SEND_BYTES: usize = 64 << 10;
-
-/// First of all headers: the server looks no further (and 2.9 gives up at a value that looks like it).
-const EXPECTED: &[u8] = b"Nats-Expected-Last-Sequence";
-/// The last but one: nanoseconds since 1970, or `none`.
-const TIME: &[u8] = b"Tipple-Time";
-/// The last.
-const POSITION: &[u8] = b"Tipple-Position";
-/// The last but two of a piece of an event: which one, of how many, of how many bytes of payload in all.
-const SPLIT: &[u8] = b"Tipple-Split";
-/// Before names that would tell the server to do something: to forget a message whose id it has seen, to purge.
-const KEPT: &[u8] = b"Tipple-";
-const COMMAND: &[u8] = b"Nats-";
-/// What is left of [`SPLIT`] without [`KEPT`].
-const SPLIT_KEPT: &[u8] = b"Split";
-/// More than the headers above take, with the first line and the last.
-const OWN_BYTES_MAX: u64 = 256;
-/// More than [`SPLIT`] takes.
-const SPLIT_BYTES_MAX: u64 = 96;
-/// Pieces that an event has at most.
-const PIECES_MAX: u64 = 1 << 16;
 
 /// The sequence is not the expected one (errors.json of nats-server).
 const WRONG_SEQUENCE: u64 = 10071;
@@ -73,38 +53,6 @@ pub(super) struct NatsWriter<'a> {
     /// The sequence of the first message of this writer.
     began: u64,
     block: Vec<u8>,
-}
-
-/// Which piece of an event a message is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Split {
-    /// From 1.
-    piece: u64,
-    of: u64,
-    /// Of the whole payload.
-    bytes: u64,
-}
-
-impl Split {
-    fn text(self) -> String {
-        format!("{}/{}/{}", self.piece, self.of, self.bytes)
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        let mut numbers = text
-            .split('/')
-            .map(|number| parse_number(number.as_bytes()));
-        let mut next = || numbers.next().flatten();
-        let split = Self {
-            piece: next()?,
-            of: next()?,
-            bytes: next()?,
-        };
-        let is_good = (1..=split.of).contains(&split.piece)
-            && (2..=PIECES_MAX).contains(&split.of)
-            && split.bytes <= EVENT_BYTES_MAX as u64;
-        (is_good && next().is_none()).then_some(split)
-    }
 }
 
 /// The first pieces of an event, put together.
@@ -226,18 +174,10 @@ impl<'a> NatsWriter<'a> {
         })
     }
 
-    /// Bytes of the event as one message, its payload aside, at most.
-    fn head_bytes(event: &EventRef<'_>) -> u64 {
-        let headers = event.headers().map(|(name, value)| {
-            (KEPT.len() + name.len() + value.map_or(0, <[u8]>::len) + 4) as u64
-        });
-        OWN_BYTES_MAX + headers.sum::<u64>()
-    }
-
     /// How much of the payload a piece of an event can have that is too large for one message; `None` if its headers
     /// leave less than half of a message, or there would be too many pieces.
     fn piece_bytes(&self, event: &EventRef<'_>) -> Option<u64> {
-        let head = Self::head_bytes(event) + SPLIT_BYTES_MAX;
+        let head = message::head_bytes(event) + SPLIT_BYTES_MAX;
         let room = self.message_bytes_max.checked_sub(head)?;
         let bytes = event.payload().map_or(0, <[u8]>::len) as u64;
         let is_enough = room >= self.message_bytes_max / 2 && bytes <= room * PIECES_MAX;
@@ -296,28 +236,7 @@ impl<'a> NatsWriter<'a> {
     fn push(&mut self, event: &EventRef<'_>, payload: &[u8], split: Option<Split>) {
         let sequence = self.window.next();
         let block = &mut self.block;
-        block.clear();
-        headers::begin(block);
-        let expected = sequence - 1;
-        headers::push(block, EXPECTED, expected.to_string().as_bytes());
-        // The first piece has them for all.
-        let has_headers = split.is_none_or(|split| split.piece == 1);
-        for (name, value) in event.headers().filter(|_| has_headers) {
-            if is_command(name) {
-                block.extend_from_slice(KEPT);
-            }
-            headers::push(block, name, value.expect("others were refused"));
-        }
-        if let Some(split) = split {
-            headers::push(block, SPLIT, split.text().as_bytes());
-        }
-        let time = event
-            .time()
-            .map_or("none".to_owned(), |time| time.to_string());
-        headers::push(block, TIME, time.as_bytes());
-        let position = event.place().text(event.numbering());
-        headers::push(block, POSITION, position.as_bytes());
-        headers::end(block);
+        message::headers_of(event, sequence - 1, split, block);
 
         let bytes = &mut self.window.bytes;
         bytes.extend_from_slice(b"HPUB ");
@@ -685,7 +604,7 @@ impl Appender for NatsWriter<'_> {
         if !(event.headers()).all(|(name, value)| headers::fits(name, value)) {
             return Some(&BAD_HEADER);
         }
-        let bytes = Self::head_bytes(event) + payload.len() as u64;
+        let bytes = message::head_bytes(event) + payload.len() as u64;
         let fits = bytes <= self.message_bytes_max || self.piece_bytes(event).is_some();
         (!fits).then_some(&TOO_LARGE)
     }
@@ -703,7 +622,7 @@ impl Appender for NatsWriter<'_> {
                 .into());
         }
         let payload = event.payload().expect("others were refused");
-        let bytes = Self::head_bytes(event) + payload.len() as u64;
+        let bytes = message::head_bytes(event) + payload.len() as u64;
         match self.piece_bytes(event) {
             Some(room) if bytes > self.message_bytes_max || self.begun.is_some() => {
                 self.push_pieces(event, room)
@@ -719,15 +638,6 @@ impl Appender for NatsWriter<'_> {
         self.advance(|window| window.ends.is_empty(), true)?;
         self.check_kept()
     }
-}
-
-/// Whether a header of this name would make the server do something, or tell of a piece, or was renamed for that.
-fn is_command(name: &[u8]) -> bool {
-    let mut rest = name;
-    while let Some(inner) = rest.strip_prefix(KEPT) {
-        rest = inner;
-    }
-    rest.starts_with(COMMAND) || rest == SPLIT_KEPT && name != rest
 }
 
 /// A subject that can be published to.
@@ -754,82 +664,6 @@ pub(super) fn matches(filter: &[u8], subject: &[u8]) -> bool {
             _ => return false,
         }
     }
-}
-
-/// The sequence that a message had where it was dumped; `None` if it was not loaded by tipple from such a stream.
-pub(super) fn origin_of(stored: &Stored) -> Option<u64> {
-    let (place, numbering) = kept_of(stored)?.tail.origin;
-    (numbering == Numbering::Sequence).then_some(place.parts().1)
-}
-
-/// An event as it was loaded, or a piece of it.
-#[derive(Debug, PartialEq)]
-struct Kept {
-    tail: Tail,
-    split: Option<Split>,
-}
-
-/// What was loaded, of a message as the server has it; `None` if it was not loaded by tipple.
-fn kept_of(stored: &Stored) -> Option<Kept> {
-    kept(&stored.subject, &stored.headers, &stored.payload)
-}
-
-/// The same of a message as it is sent.
-fn kept_of_frame(frame: &[u8]) -> Option<Kept> {
-    let line = memchr::memmem::find(frame, b"\r\n")?;
-    let mut words = frame[..line].split(|byte| *byte == b' ').skip(1);
-    let (subject, _) = (words.next()?, words.next()?);
-    let header_bytes = usize::try_from(parse_number(words.next()?)?).ok()?;
-    let body = &frame[line + 2..frame.len() - 2];
-    let (block, payload) = body.split_at_checked(header_bytes)?;
-    kept(subject, block, payload)
-}
-
-fn kept(subject: &[u8], block: &[u8], payload: &[u8]) -> Option<Kept> {
-    let mut all: VecDeque<_> = headers::each(block).collect();
-    // Some servers take it away.
-    if all.front().is_some_and(|(name, _)| *name == EXPECTED) {
-        all.pop_front();
-    }
-    let mut own = |wanted: &[u8]| {
-        let (name, value) = all.pop_back()?;
-        (name == wanted).then_some(std::str::from_utf8(value?).ok()?)
-    };
-    let place = own(POSITION)?;
-    let time = match own(TIME)? {
-        "none" => None,
-        time => Some(time.parse().ok()?),
-    };
-    let numbering = match place.contains('-') {
-        true => Numbering::TimeAndNumber,
-        false => Numbering::Sequence,
-    };
-    let split = match all.back() {
-        Some((name, value)) if *name == SPLIT => {
-            let split = Split::parse(std::str::from_utf8((*value)?).ok()?)?;
-            all.pop_back();
-            Some(split)
-        }
-        _ => None,
-    };
-    let restored = |name: &[u8]| match is_command(name) {
-        true => name.strip_prefix(KEPT).map(<[u8]>::to_vec),
-        false => Some(name.to_vec()),
-    };
-    let headers: Option<Vec<_>> = (all.iter())
-        .map(|(name, value)| Some((restored(name)?, value.map(<[u8]>::to_vec))))
-        .collect();
-    let tail = Tail {
-        origin: (place.parse().ok()?, numbering),
-        event: Event {
-            time,
-            key: Some(subject.to_vec()),
-            headers: headers?,
-            payload: Some(payload.to_vec()),
-        },
-        is_begun: false,
-    };
-    Some(Kept { tail, split })
 }
 
 #[cfg(test)]

@@ -56,6 +56,14 @@ pub(crate) struct LoadState {
     applied: BTreeMap<PartName, Applied>,
 }
 
+impl Drop for LoadState {
+    fn drop(&mut self) {
+        let file = self.file.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // Closing would do, but a process that is being started at this moment holds a copy of the descriptor.
+        let _ = file.unlock();
+    }
+}
+
 impl LoadState {
     /// Opens the state of loading the dump named `dump` into `sink`, and locks it. [`LoadState::begin`] comes next.
     pub(crate) fn open(dir: &Path, dump: &str, sink: &Identity) -> Result<Self, DumpError> {

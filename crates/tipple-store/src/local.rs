@@ -342,6 +342,17 @@ fn open_no_follow(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
+/// A file whose lock is let go of at its end.
+#[derive(Debug)]
+struct Locked(File);
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // Closing would do, but a process that is being started at this moment holds a copy of the descriptor.
+        let _ = self.0.unlock();
+    }
+}
+
 impl Store for LocalStore {
     fn url(&self) -> &str {
         &self.url
@@ -474,7 +485,7 @@ impl Store for LocalStore {
                 let _ = file
                     .set_len(0)
                     .and_then(|()| writeln!(file, "{}", process::id()));
-                Ok(StoreLock::new(file))
+                Ok(StoreLock::new(Locked(file)))
             }
             Err(fs::TryLockError::WouldBlock) => Err(self.locked(holder(&mut file))),
             Err(fs::TryLockError::Error(source)) => Err(failed(source)),

@@ -1,6 +1,7 @@
 //! The lock between processes.
 
 use std::fs;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use tipple_store::StoreErrorKind;
@@ -51,4 +52,24 @@ fn a_lock_file_that_says_nothing_is_no_obstacle() {
     insta::assert_snapshot!(text(store.lock(), folder.path()), @"cannot lock /data: another process holds the lock; wait until it has ended, or end it");
     drop(lock);
     let _lock = store.lock().unwrap();
+}
+
+/// A process that another thread is just starting has copies of all descriptors until it is what it will be.
+#[test]
+fn the_lock_ends_with_its_holder_whoever_has_a_copy_of_the_descriptor() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let lock = store.lock().unwrap();
+    let path = folder.path().join(".tipple/lock").canonicalize().unwrap();
+    let descriptors = fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let held = descriptors
+        .filter(|entry| fs::read_link(entry.path()).is_ok_and(|file| file == path))
+        .map(|entry| entry.file_name().to_str().unwrap().parse().unwrap());
+    let held: Vec<i32> = held.collect();
+    #[expect(unsafe_code, reason = "what the start of a process does")]
+    // SAFETY: the lock has the descriptor, and is there.
+    let copy = unsafe { BorrowedFd::borrow_raw(held[0]) }.try_clone_to_owned();
+    drop(lock);
+    let _lock = store.lock().unwrap();
+    drop(copy.unwrap());
 }

@@ -17,7 +17,7 @@ pub struct LogWriter {
     folder: PathBuf,
     connection: Connection,
     // Held as long as it lives.
-    _lock: File,
+    _lock: Locked,
     /// Of the next event.
     next: Place,
     totals: Totals,
@@ -25,6 +25,17 @@ pub struct LogWriter {
     block: OpenBlock,
     record: Vec<u8>,
     in_transaction: bool,
+}
+
+/// A file whose lock is let go of at its end.
+#[derive(Debug)]
+struct Locked(File);
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // Closing would do, but a process that is being started at this moment holds a copy of the descriptor.
+        let _ = self.0.unlock();
+    }
 }
 
 /// Of all blocks so far.
@@ -96,7 +107,7 @@ impl LogWriter {
         Ok(Self {
             folder: folder.to_owned(),
             connection,
-            _lock: lock,
+            _lock: Locked(lock),
             next: totals.last.map_or(Place::sequence(1), Place::next),
             totals,
             committed: totals,

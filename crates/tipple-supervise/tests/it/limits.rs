@@ -59,6 +59,7 @@ def stop(*_):
 signal.signal(signal.SIGTSTP, stop)
 for n in range(100):
     with open(f'f{n:03}', 'wb') as f: f.write(os.urandom(1024) * 1024)
+    time.sleep(0.004)
 open('caught', 'w').write(str(len(caught)))",
     );
     place.options.gentle = true;

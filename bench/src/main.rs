@@ -50,6 +50,8 @@ fn main() {
         Some("raw-nats-pull") => {
             nats::pull(&args[1], &args[2], args[3].parse().expect("a number"));
         }
+        Some("raw-nats-snapshot") => nats::snapshot(&args[1], &args[2], &args[3]),
+        Some("raw-nats-restore") => nats::restore(&args[1], &args[2], &args[3]),
         #[cfg(feature = "nats")]
         Some("async-nats-publish") => {
             let number = |n: usize| args[n].parse().expect("a number");

@@ -36,6 +36,7 @@ fn of_size(plan: &Plan, bytes: u64) {
         measure(&own, &args)
     };
     let (mut published, mut pulled, mut dumped, mut loaded) = (vec![], vec![], vec![], vec![]);
+    let (mut snapshots, mut restored) = (vec![], vec![]);
     #[cfg(feature = "nats")]
     let (mut theirs_pulled, mut theirs_published) = (vec![], vec![]);
     publish(&mut client, "raw-nats-publish", "source");
@@ -80,6 +81,22 @@ fn of_size(plan: &Plan, bytes: u64) {
             "--quiet",
         ];
         loaded.push(plan.tipple(&args));
+        let file = format!("{dump}.snapshot");
+        snapshots.push(measure(
+            &own,
+            &["raw-nats-snapshot", &port, "source", &file],
+        ));
+        let of_snapshot = Nats::start("");
+        let target_port = of_snapshot.port().to_string();
+        restored.push(measure(
+            &own,
+            &["raw-nats-restore", &target_port, "source", &file],
+        ));
+        for name in [&file, &format!("{file}.json")] {
+            std::fs::remove_file(name).expect("written before");
+        }
+        let mut copy = RawNats::connect(of_snapshot.port());
+        assert_eq!(copy.state("source")["messages"], EVENTS, "not all restored");
         let mut copy = RawNats::connect(target.port());
         assert_eq!(
             copy.state("source")["messages"],
@@ -97,6 +114,8 @@ fn of_size(plan: &Plan, bytes: u64) {
             ("dump, none", &dumped),
             ("publisher", &published),
             ("load", &loaded),
+            ("server's snapshot", &snapshots),
+            ("server's restore", &restored),
             #[cfg(feature = "nats")]
             ("async-nats, pull", &theirs_pulled),
             #[cfg(feature = "nats")]
@@ -190,6 +209,109 @@ impl Bare {
             }
             self.from += length + 2;
             return is_event;
+        }
+    }
+}
+
+/// What comes to the subject that a snapshot or a restore was given.
+struct Chunk {
+    payload: std::ops::Range<usize>,
+    reply: Option<String>,
+}
+
+impl Bare {
+    /// The next message to `subject`.
+    fn chunk(&mut self, subject: &str) -> Chunk {
+        loop {
+            let line = self.line();
+            let line = String::from_utf8_lossy(&self.input[line]).into_owned();
+            let words: Vec<&str> = line.split(' ').collect();
+            // MSG subject sid [reply] bytes; HMSG subject sid [reply] header-bytes bytes
+            let numbers = match words[0] {
+                "MSG" => 1,
+                "HMSG" => 2,
+                "PING" => {
+                    self.send(b"PONG\r\n");
+                    continue;
+                }
+                _ => continue,
+            };
+            let number = |at: usize| words[at].parse::<usize>().expect("a length");
+            let bytes = number(words.len() - 1);
+            let header_bytes = if numbers == 2 {
+                number(words.len() - 2)
+            } else {
+                0
+            };
+            while self.to - self.from < bytes + 2 {
+                if self.from + bytes + 2 > self.input.len() {
+                    self.input.resize(2 * (bytes + 2), 0);
+                }
+                self.fill();
+            }
+            let payload = self.from + header_bytes..self.from + bytes;
+            self.from += bytes + 2;
+            if words[1] == subject {
+                let reply = (words.len() == 4 + numbers).then(|| words[3].to_owned());
+                return Chunk { payload, reply };
+            }
+        }
+    }
+}
+
+/// Takes a snapshot of a stream by the server's own interface, into a file as the server sends it.
+pub fn snapshot(port: &str, stream: &str, file: &str) {
+    let mut bare = Bare::connect(port);
+    let mut out = std::fs::File::create(file).expect("made");
+    let ask = json!({ "deliver_subject": "bare.snapshot", "chunk_size": 128 << 10 }).to_string();
+    let request = format!(
+        "PUB $JS.API.STREAM.SNAPSHOT.{stream} bare.0 {}\r\n{ask}\r\n",
+        ask.len()
+    );
+    bare.send(request.as_bytes());
+    let answer = bare.chunk("bare.0");
+    std::fs::write(format!("{file}.json"), &bare.input[answer.payload]).expect("written");
+    loop {
+        let chunk = bare.chunk("bare.snapshot");
+        if chunk.payload.is_empty() {
+            return;
+        }
+        out.write_all(&bare.input[chunk.payload]).expect("written");
+        if let Some(reply) = chunk.reply {
+            bare.send(format!("PUB {reply} 0\r\n\r\n").as_bytes());
+        }
+    }
+}
+
+/// Gives a server what [`snapshot`] has taken.
+pub fn restore(port: &str, stream: &str, file: &str) {
+    let mut bare = Bare::connect(port);
+    let said = std::fs::read(format!("{file}.json")).expect("a snapshot");
+    let said: Value = serde_json::from_slice(&said).expect("JSON");
+    let ask = json!({ "config": said["config"], "state": said["state"] }).to_string();
+    let request = format!(
+        "PUB $JS.API.STREAM.RESTORE.{stream} bare.0 {}\r\n{ask}\r\n",
+        ask.len()
+    );
+    bare.send(request.as_bytes());
+    let answer = bare.chunk("bare.0");
+    let answer: Value = serde_json::from_slice(&bare.input[answer.payload]).expect("JSON");
+    let subject = answer["deliver_subject"]
+        .as_str()
+        .expect("accepted")
+        .to_owned();
+    let mut input = std::fs::File::open(file).expect("a snapshot");
+    let mut block = vec![0; 128 << 10];
+    loop {
+        let bytes = input.read(&mut block).expect("read");
+        bare.send(format!("PUB {subject} bare.1 {bytes}\r\n").as_bytes());
+        bare.send(&block[..bytes]);
+        bare.send(b"\r\n");
+        let answer = bare.chunk("bare.1");
+        if bytes == 0 {
+            let answer: Value = serde_json::from_slice(&bare.input[answer.payload]).expect("JSON");
+            assert!(answer["error"].is_null(), "{answer}");
+            return;
         }
     }
 }

@@ -2,6 +2,11 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+/// Two looks at clocks are one moment if they are less apart: some microseconds.
+const MOMENT_TICKS: u64 = 10_000;
+/// Further looks if they are more.
+const MOMENT_TRIES: u32 = 20;
+
 /// Reads ticks, and says how many of them are a second.
 #[derive(Debug)]
 pub(crate) struct Clock {
@@ -54,12 +59,35 @@ impl Clock {
     /// Takes some milliseconds. An error of the rate shows for as long as one tick of the writer only, since each takes
     /// a new [`Anchor`].
     fn calibrate(&mut self) {
-        let (from, ticks) = (Instant::now(), self.now());
+        let (from_ticks, from) = self.moment(Instant::now);
         while from.elapsed() < Duration::from_millis(5) {
             std::hint::spin_loop();
         }
-        let (took, ticks) = (from.elapsed(), self.now() - ticks);
-        self.ticks_per_second = ticks as f64 / took.as_secs_f64();
+        let (to_ticks, to) = self.moment(Instant::now);
+        let took = to.duration_since(from);
+        self.ticks_per_second = (to_ticks - from_ticks) as f64 / took.as_secs_f64();
+    }
+
+    /// The same moment by both clocks. Between the two looks this thread may be stopped for long, on a busy machine: what
+    /// came closest together of several is taken.
+    fn moment<T>(&self, now: impl Fn() -> T) -> (u64, T) {
+        let look = || {
+            let before = self.now();
+            let time = now();
+            let apart = self.now().saturating_sub(before);
+            (apart, before + apart / 2, time)
+        };
+        let mut best = look();
+        for _ in 0..MOMENT_TRIES {
+            if best.0 < MOMENT_TICKS {
+                break;
+            }
+            let next = look();
+            if next.0 < best.0 {
+                best = next;
+            }
+        }
+        (best.1, best.2)
     }
 
     /// Ticks since some moment.
@@ -79,12 +107,12 @@ impl Clock {
     }
 
     pub(crate) fn anchor(&self) -> Anchor {
-        let unix_ns = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_nanos() as u64);
+        let (ticks, time) = self.moment(SystemTime::now);
         Anchor {
-            ticks: self.now(),
-            unix_ns,
+            ticks,
+            unix_ns: time
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_nanos() as u64),
             ns_per_tick: 1e9 / self.ticks_per_second,
         }
     }
@@ -126,6 +154,21 @@ mod tests {
         );
         let earlier = anchor.ticks - clock.ticks(Duration::from_millis(1));
         assert!(anchor.unix_ns(earlier).abs_diff(anchor.unix_ns - 1_000_000) < 1000);
+    }
+
+    #[test]
+    fn a_moment_between_whose_looks_the_thread_was_stopped_is_looked_at_again() {
+        let clock = Clock::new();
+        let looks = std::cell::Cell::new(0);
+        let (_, was_stopped) = clock.moment(|| {
+            looks.set(looks.get() + 1);
+            let is_stopped = looks.get() <= 3;
+            if is_stopped {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            is_stopped
+        });
+        assert!(!was_stopped);
     }
 
     #[test]

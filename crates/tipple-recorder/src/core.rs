@@ -48,6 +48,8 @@ pub(crate) struct Core {
     /// Records that made room in a flight recorder.
     pub(crate) overwritten: AtomicU64,
     pub(crate) last_error: Mutex<Option<String>>,
+    /// What was last reported: all there is of a writer that is stuck.
+    pub(crate) last_report: Mutex<RecordingReport>,
     pub(crate) orders: Mutex<VecDeque<Order>>,
     pub(crate) writer: OnceLock<Thread>,
 }
@@ -198,6 +200,7 @@ impl Core {
             losses: Mutex::default(),
             overwritten: AtomicU64::new(0),
             last_error: Mutex::default(),
+            last_report: Mutex::default(),
             orders: Mutex::default(),
             writer: OnceLock::new(),
         }
@@ -439,6 +442,17 @@ impl Core {
             .values()
             .map(|group| (group.name.clone(), group.numbers.taken()))
             .collect()
+    }
+
+    /// Of a writer that is stuck in the disk: what it said last, and all numbers that were taken.
+    pub(crate) fn stuck_report(&self) -> RecordingReport {
+        let error = "the disk has not ended a write long after the time of the shutdown: what is waiting may still be written, or be lost";
+        RecordingReport {
+            attempted: self.attempted(),
+            last_error: Some(error.to_owned()),
+            ..locked(&self.last_report).clone()
+        }
+        .with_waiting()
     }
 
     pub(crate) fn note_error(&self, error: String) {

@@ -79,6 +79,13 @@ pub(crate) struct RecordingFile {
     text_bytes: u64,
 }
 
+impl Drop for RecordingFile {
+    fn drop(&mut self) {
+        // Closing would do, but a process that is being started at this moment holds a copy of the descriptor.
+        let _ = self.file.unlock();
+    }
+}
+
 /// Bytes of the names of a block, by number.
 pub(crate) struct Named<'a> {
     pub(crate) group: &'a dyn Fn(u32) -> String,

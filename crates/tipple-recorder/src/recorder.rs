@@ -1,10 +1,11 @@
 //! The recorder itself: started, asked, shut down.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -26,12 +27,22 @@ use crate::writer::Writer;
 /// Dropped without [`shutdown`](Recorder::shutdown), it shuts down within 5 seconds, and nobody sees the report.
 pub struct Recorder {
     pub(crate) core: Arc<Core>,
-    writer: Mutex<Option<JoinHandle<RecordingReport>>>,
+    writer: Mutex<Option<WriterThread>>,
     folder: Option<PathBuf>,
 }
 
+struct WriterThread {
+    thread: JoinHandle<RecordingReport>,
+    /// Disconnected at the thread's end.
+    ended: Receiver<Infallible>,
+}
+
+/// How long after its time a shutdown gives a writer up that is stuck in the disk.
+const STUCK_AFTER: Duration = Duration::from_secs(5);
+
 /// What became of everything that was attempted. `attempted == written + lost + waiting`, and after a shutdown, or a flush
-/// during which nobody recorded, `waiting` is 0. What a flight recorder holds is waiting.
+/// during which nobody recorded, `waiting` is 0. What a flight recorder holds is waiting, and what a shutdown left to a
+/// writer that is stuck in the disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RecordingReport {
     /// Numbers that were taken.
@@ -57,6 +68,13 @@ pub struct RecordingReport {
 }
 
 impl RecordingReport {
+    /// All that is not settled is waiting.
+    pub(crate) fn with_waiting(mut self) -> RecordingReport {
+        let settled = self.written + self.lost_total() + self.overwritten;
+        self.waiting = self.attempted.saturating_sub(settled);
+        self
+    }
+
     /// All records that were lost.
     pub fn lost_total(&self) -> u64 {
         self.lost.values().sum()
@@ -109,9 +127,13 @@ impl Recorder {
         ));
         let folder = options.folder.clone();
         let writer = Writer::open(Arc::clone(&core), options, file)?;
+        let (ends, ended) = sync_channel(0);
         let thread = std::thread::Builder::new()
             .name("tipple-recorder".to_owned())
-            .spawn(move || writer.run())
+            .spawn(move || {
+                let _ends: SyncSender<Infallible> = ends;
+                writer.run()
+            })
             .map_err(|source| RecorderError::Io {
                 operation: "start a thread for",
                 path: folder.clone().unwrap_or_default(),
@@ -120,7 +142,7 @@ impl Recorder {
         let _ = core.writer.set(thread.thread().clone());
         Ok(Recorder {
             core,
-            writer: Mutex::new(Some(thread)),
+            writer: Mutex::new(Some(WriterThread { thread, ended })),
             folder,
         })
     }
@@ -241,17 +263,22 @@ impl Recorder {
     /// Records nothing more, writes everything that was recorded within `timeout`, closes the files and reports. What
     /// could not be written by then is lost with the cause `shutdown`, or `disk` if that is why.
     ///
-    /// Waits longer than `timeout` only in a write that the system does not end.
+    /// A write that the system does not end (a network file system without its server, say) is waited for 5 seconds longer.
+    /// Then its thread is left alone: what it may still write is `waiting` in the report, and `last_error` says so.
     pub fn shutdown(&self, timeout: Duration) -> RecordingReport {
         let deadline = Instant::now() + timeout;
         self.core.is_closed.store(true, Ordering::SeqCst);
         self.core.pool.close();
         self.core.order(Order::Shutdown { deadline });
-        match locked(&self.writer).take() {
-            Some(thread) => thread
+        let Some(WriterThread { thread, ended }) = locked(&self.writer).take() else {
+            return RecordingReport::default();
+        };
+        match ended.recv_timeout(timeout.saturating_add(STUCK_AFTER)) {
+            Ok(never) => match never {},
+            Err(RecvTimeoutError::Timeout) => self.core.stuck_report(),
+            Err(RecvTimeoutError::Disconnected) => thread
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            None => RecordingReport::default(),
         }
     }
 }

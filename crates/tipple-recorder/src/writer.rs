@@ -427,6 +427,13 @@ impl Writer {
             output.look();
         }
         self.readers.forget_ended();
+        self.note_report();
+    }
+
+    /// For a shutdown that finds the writer stuck.
+    fn note_report(&self) {
+        let report = self.report();
+        *locked(&self.core.last_report) = report;
     }
 
     /// One round: says whether there is more to do at once.
@@ -502,9 +509,7 @@ impl Writer {
         if let Some(output) = &self.output {
             output.report(&mut report);
         }
-        let settled = report.written + report.lost_total() + report.overwritten;
-        report.waiting = report.attempted.saturating_sub(settled);
-        report
+        report.with_waiting()
     }
 
     /// A flight recorder: says whether there is more to do at once.
@@ -563,6 +568,7 @@ impl Writer {
         }
         loop {
             self.tick(true);
+            self.note_report();
             let is_stuck = self
                 .output
                 .as_ref()

@@ -121,6 +121,24 @@ fn a_blocked_disk_costs_the_newest_or_the_oldest_and_never_more_memory() {
 }
 
 #[test]
+fn a_shutdown_does_not_wait_for_ever_for_a_disk_that_takes_nothing() {
+    let (folder, recorder) = blocked(OnFull::DropNewest);
+    let stream = recorder.stream("orders");
+    for id in 0..10_000 {
+        stream.sent(&order(id));
+    }
+    let report = recorder.shutdown(Duration::from_millis(10));
+    // Whatever becomes of them now, nobody may say that they are there.
+    assert_eq!((report.attempted, report.written), (10_000, 0));
+    assert_eq!(report.waiting + report.lost_total(), 10_000);
+    let error = report.last_error.unwrap();
+    assert!(error.contains("has not ended a write"), "{error}");
+    // It is given a reader, so that its thread ends.
+    let fifo = folder.path().join("default.ndjson");
+    assert!(std::fs::read_to_string(fifo).unwrap().ends_with('\n'));
+}
+
+#[test]
 fn a_thread_that_waits_for_memory_loses_nothing_until_its_time_is_over() {
     // A disk that is slow: all of it waits, and nothing is lost.
     let (folder, recorder) = blocked(OnFull::Block(LONG));

@@ -4,7 +4,9 @@ use tipple_dump::{DumpError, DumpOptions, ErrorKind, Job, LoadOptions, dump, loa
 use tipple_store::Store;
 
 use crate::hostile::forged;
-use crate::round_trip::{assert_good, interrupt_after_first_part, memory_store, small};
+use crate::round_trip::{
+    assert_good, interrupt_after_first_part, memory_store, prune_leftovers, small,
+};
 use crate::source::{Keep, Numbers};
 
 fn refused(store: &dyn Store, source: &Numbers, options: &DumpOptions, text: &str) {
@@ -44,6 +46,8 @@ fn of_another_source_of_other_options_of_a_finished_dump_of_a_strange_folder() {
         ..small(2)
     };
     dump(&Job::default(), &source, &[store.as_ref()], &options).unwrap();
+    // The first plan may not have been sealed: then its parts do not count.
+    prune_leftovers(store.as_ref());
     assert_good(store.as_ref(), 1000);
     refused(store.as_ref(), &source, &small(1), "finished dump");
 

@@ -136,6 +136,8 @@ fn prune_leaves_an_unfinished_dump_alone() {
     .unwrap();
     let source = Numbers::new(1000, 100);
     dump(&Job::default(), &source, &[store.as_ref()], &small(2)).unwrap();
+    // The first plan may not have been sealed: then its parts do not count.
+    prune_leftovers(store.as_ref());
     assert_good(store.as_ref(), 1000);
 }
 

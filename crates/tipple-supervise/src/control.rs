@@ -28,6 +28,8 @@ use crate::watch::Watch;
 
 /// How often the processes are looked for that the command has left.
 const MEMBERS_EVERY: Duration = Duration::from_millis(20);
+/// How often those are looked for that stopped too late, after gentle pauses.
+const LATE_EVERY: Duration = Duration::from_millis(250);
 /// While the command is stopped.
 const LOOK_PAUSED: Duration = Duration::from_millis(5);
 
@@ -195,6 +197,9 @@ impl<'a> Control<'a> {
                 found = self.look()?;
             }
         }
+        if self.options.gentle && self.pauses.count > 0 && !self.pauses.is_paused() {
+            self.go_on_late();
+        }
         failpoint!("looked");
         let had_ended = self.ended;
         self.end_of_command()?;
@@ -315,6 +320,15 @@ impl<'a> Control<'a> {
             used_bytes: self.usage.used(),
             paused_ms: paused.as_millis() as u64,
         });
+    }
+
+    fn go_on_late(&mut self) {
+        if self.members_at.elapsed() >= LATE_EVERY
+            && let Some(command) = &mut self.command
+        {
+            self.members_at = Instant::now();
+            command.tree.go_on_late();
+        }
     }
 
     /// Decides how a pause goes on.

@@ -255,6 +255,15 @@ impl Tree {
         }
     }
 
+    /// Lets those go on that are stopped though nobody wants them to be: who catches SIGTSTP to stop by itself may come to
+    /// do so only after the pause.
+    pub(crate) fn go_on_late(&mut self) {
+        let members = self.members();
+        for member in members.iter().filter(|m| m.is_stopped(&members)) {
+            send(member, Signal::CONT);
+        }
+    }
+
     /// Ends all of them: SIGTERM, and after `grace`, or as soon as they may not go on, SIGKILL.
     pub(crate) fn end(
         &mut self,

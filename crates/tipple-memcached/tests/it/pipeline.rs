@@ -59,7 +59,8 @@ pub struct Hooks<'h> {
 pub fn quick() -> MemcachedOptions {
     MemcachedOptions {
         retry: RetryOptions {
-            attempts_max: 4,
+            // A server crawls by itself now and then, and is busy for as long.
+            attempts_max: 40,
             pause: std::time::Duration::from_millis(1),
             pause_max: std::time::Duration::from_millis(10),
             ..RetryOptions::default()

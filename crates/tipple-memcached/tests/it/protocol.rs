@@ -262,7 +262,7 @@ fn a_busy_crawler_is_waited_for() {
     assert!(
         refusal
             .to_string()
-            .contains("busy with another crawler at each of 4 attempts"),
+            .contains("busy with another crawler at each of 40 attempts"),
         "{refusal}"
     );
 }
@@ -289,11 +289,11 @@ fn a_listing_that_breaks_off_starts_again_and_doubles_nothing() {
         let refusal = fake.failure();
         let text = refusal.to_string();
         assert!(
-            text.contains("could not be listed in 4 attempts")
+            text.contains("could not be listed in 40 attempts")
                 && text.contains("closed the connection"),
             "{text}"
         );
-        assert_eq!(fake.heard("lru_crawler"), 4);
+        assert_eq!(fake.heard("lru_crawler"), 40);
         assert_eq!(fake.heard("mg "), 0, "nobody has seen a key");
     }
 }

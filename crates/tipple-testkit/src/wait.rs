@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 /// How long a condition may take before the test is called broken: generous, since it only costs time when it fails.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(180);
 const POLL: Duration = Duration::from_millis(2);
 
 /// Polls until `condition` holds.
 ///
 /// # Panics
-/// After 60 seconds, naming `what` was waited for.
+/// After 3 minutes, naming `what` was waited for.
 #[track_caller]
 pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     wait_for_some(what, || condition().then_some(()));
@@ -18,7 +18,7 @@ pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
 /// Polls until `found` gives something, and returns it.
 ///
 /// # Panics
-/// After 60 seconds, naming `what` was waited for.
+/// After 3 minutes, naming `what` was waited for.
 #[track_caller]
 pub fn wait_for_some<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();

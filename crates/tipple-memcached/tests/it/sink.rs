@@ -482,7 +482,7 @@ fn a_server_that_was_never_reached_ends_the_load_at_once() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let place = listener.local_addr().unwrap();
     let url: MemcachedUrl = format!("memcached://{place}").parse().unwrap();
-    let sink = MemcachedSink::new(url.clone(), quick(), SinkOptions::default()).unwrap();
+    let sink = MemcachedSink::new(url, quick(), SinkOptions::default()).unwrap();
     listener.set_nonblocking(true).unwrap();
     let (party, message) = std::thread::scope(|scope| {
         let check = scope.spawn(|| refusal(sink.check()));
@@ -500,8 +500,10 @@ fn a_server_that_was_never_reached_ends_the_load_at_once() {
     assert_eq!(party, Party::Sink);
     // How the end of a connection shows is up to the system.
     assert!(message.contains(&place.to_string()), "{message}");
-    drop(listener);
-    // Nobody listens any more: with the default options, trying again would take most of a minute.
+    // Nobody listens at the other end of a connection: with the default options, trying again would take most of a minute.
+    let connected = TcpStream::connect(place).unwrap();
+    let place = connected.local_addr().unwrap();
+    let url: MemcachedUrl = format!("memcached://{place}").parse().unwrap();
     let options = MemcachedOptions::default();
     let sink = MemcachedSink::new(url, options, SinkOptions::default()).unwrap();
     let begun = std::time::Instant::now();

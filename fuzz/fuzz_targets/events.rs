@@ -4,24 +4,9 @@
 
 use libfuzzer_sys::fuzz_target;
 use tipple_budget::{Gate, Rates};
-use tipple_flow::{Content, FrameSource, RecordReader, Stop};
+use tipple_flow::{Content, RecordReader, Stop};
+use tipple_fuzz::Frames;
 use tipple_stream::{EventRef, Events};
-
-struct Frames<'a> {
-    frames: std::slice::Chunks<'a, u8>,
-    frame: &'a [u8],
-}
-
-impl FrameSource for Frames<'_> {
-    fn advance(&mut self) -> Result<Option<u32>, Stop> {
-        let next = self.frames.next();
-        self.frame = next.unwrap_or_default();
-        Ok(next.map(|_| 1))
-    }
-    fn bytes(&self) -> &[u8] {
-        self.frame
-    }
-}
 
 /// Records and bytes up to the end, or to where the bytes are none, and whether that was the end.
 fn read(
@@ -29,10 +14,7 @@ fn read(
     bytes: &[u8],
     mut next: impl FnMut(&mut RecordReader<'_>) -> Result<bool, Stop>,
 ) -> (u64, bool) {
-    let mut frames = Frames {
-        frames: bytes.chunks(frame_bytes),
-        frame: &[],
-    };
+    let mut frames = Frames::new(bytes, frame_bytes);
     let gate = Gate::new(Rates::default());
     let mut records = RecordReader::new(&gate, &mut frames);
     loop {

@@ -6,31 +6,13 @@
 
 use libfuzzer_sys::fuzz_target;
 use tipple_budget::{Gate, Rates};
-use tipple_flow::{FrameSource, RecordReader, Stop};
+use tipple_flow::RecordReader;
+use tipple_fuzz::Frames;
 use tipple_memcached::{ItemReader, encode_header};
-
-struct Frames<'a> {
-    frames: std::slice::Chunks<'a, u8>,
-    frame: &'a [u8],
-}
-
-impl FrameSource for Frames<'_> {
-    fn advance(&mut self) -> Result<Option<u32>, Stop> {
-        let next = self.frames.next();
-        self.frame = next.unwrap_or_default();
-        Ok(next.map(|_| 1))
-    }
-    fn bytes(&self) -> &[u8] {
-        self.frame
-    }
-}
 
 fuzz_target!(|input: (u16, &[u8])| {
     let (frame_bytes, bytes) = input;
-    let mut frames = Frames {
-        frames: bytes.chunks(usize::from(frame_bytes).max(1)),
-        frame: &[],
-    };
+    let mut frames = Frames::new(bytes, usize::from(frame_bytes).max(1));
     let gate = Gate::new(Rates::default());
     let mut records = RecordReader::new(&gate, &mut frames);
     let mut items = ItemReader::new(&mut records);

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use tipple_recorder::{
-    Filter, FolderShelf, Naming, OnFull, Recorder, RecordingIndex, Why, gaps, index_of,
-    repair_folder, stats,
+    Filter, FolderShelf, OnFull, Recorder, RecordingIndex, Why, gaps, index_of, repair_folder,
+    stats,
 };
 use tipple_testkit::{Tmpfs, wait_for};
 
-use crate::support::{LONG, audit, files, lines, options, order, records, start, text};
+use crate::support::{LONG, audit, files, fixed, lines, options, order, records, start, text};
 
 #[test]
 fn files_rotate_under_load_and_every_record_is_in_one_of_them() {
@@ -106,9 +106,7 @@ fn a_file_ends_when_its_time_is_over_whether_anything_comes_or_not() {
 #[test]
 fn a_file_that_was_moved_away_is_left_alone_and_a_new_one_is_begun() {
     let folder = TempDir::new().unwrap();
-    let mut options = options(folder.path());
-    options.naming = Naming::Fixed;
-    let recorder = Recorder::start(options).unwrap();
+    let recorder = Recorder::start(fixed(folder.path())).unwrap();
     let stream = recorder.stream("orders");
     let path = folder.path().join("default.ndjson");
     for round in 0..5 {
@@ -132,9 +130,7 @@ fn a_file_that_was_moved_away_is_left_alone_and_a_new_one_is_begun() {
     // The next one goes on in the same file, after cutting what was torn.
     let before = fs::read_to_string(&path).unwrap();
     fs::write(&path, before.clone() + "{\"ts\":1").unwrap();
-    let mut options = crate::support::options(folder.path());
-    options.naming = Naming::Fixed;
-    let recorder = Recorder::start(options).unwrap();
+    let recorder = Recorder::start(fixed(folder.path())).unwrap();
     recorder.stream("orders").sent(&order(1));
     recorder.shutdown(LONG);
     let after = fs::read_to_string(&path).unwrap();
@@ -147,9 +143,7 @@ fn a_file_that_was_moved_away_is_left_alone_and_a_new_one_is_begun() {
 #[test]
 fn a_file_that_is_copied_and_truncated_goes_on_with_whole_lines() {
     let folder = TempDir::new().unwrap();
-    let mut options = options(folder.path());
-    options.naming = Naming::Fixed;
-    let recorder = Recorder::start(options).unwrap();
+    let recorder = Recorder::start(fixed(folder.path())).unwrap();
     let stream = recorder.stream("orders");
     let path = folder.path().join("default.ndjson");
     for round in 0..3 {

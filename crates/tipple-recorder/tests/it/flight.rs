@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tipple_recorder::{OnFull, Recorder, RecorderOptions, Why};
 
-use crate::support::{LONG, audit, lines, options, order, records};
+use crate::support::{LONG, audit, fixed, lines, options, order, records};
 
 #[test]
 fn a_snapshot_has_the_last_records_and_memory_is_bounded() {
@@ -80,9 +80,8 @@ fn blocked(on_full: OnFull) -> (TempDir, Recorder) {
         .status()
         .unwrap();
     assert!(made.success());
-    let mut options = options(folder.path());
     // A pipe that nobody reads: the first write never ends.
-    options.naming = tipple_recorder::Naming::Fixed;
+    let mut options = fixed(folder.path());
     options.memory_bytes = 4 << 20;
     options.on_full = on_full;
     (folder, Recorder::start(options).unwrap())

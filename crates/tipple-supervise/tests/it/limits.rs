@@ -8,7 +8,7 @@ use tipple_supervise::{ErrorKind, SuperviseOptions};
 
 use crate::support::{MIB, Place};
 
-/// Files of 1 MiB, about 200 of them a second.
+/// Files of 1 MiB, fewer than 50 of them a second: a busy machine can still stop it.
 const FAST: &str = "for n in range(80):
     with open(f'f{n:03}', 'wb') as f: f.write(os.urandom(1024) * 1024)
     time.sleep(0.02)";

@@ -1,10 +1,12 @@
 //! A NATS client that shares no code with the one under test, and sends any bytes as headers.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+
+use crate::wait_for_some;
 
 /// More than any answer of a server that works takes.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
@@ -24,6 +26,9 @@ pub struct NatsMessage {
 #[derive(Debug)]
 pub struct RawNats {
     socket: BufReader<TcpStream>,
+    port: u16,
+    /// What `CONNECT` says beside what it always says.
+    fields: Value,
     requests: u64,
 }
 
@@ -45,15 +50,17 @@ impl RawNats {
     pub fn connect_as(port: u16, fields: Value) -> Self {
         let socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
         socket.set_read_timeout(Some(ANSWER_TIME)).unwrap();
-        let mut client = Self {
-            socket: BufReader::new(socket),
-            requests: 0,
-        };
-        assert!(client.line().starts_with("INFO "));
         let mut hello = json!({ "verbose": false, "headers": true, "no_responders": true });
         for (name, value) in fields.as_object().unwrap() {
             hello[name] = value.clone();
         }
+        let mut client = Self {
+            socket: BufReader::new(socket),
+            port,
+            fields,
+            requests: 0,
+        };
+        assert!(client.line().unwrap().starts_with("INFO "));
         client.send(format!("CONNECT {hello}\r\nSUB _INBOX.raw{}.* 1\r\n", client.id()).as_bytes());
         client
     }
@@ -72,27 +79,37 @@ impl RawNats {
     }
 
     fn send(&mut self, bytes: &[u8]) {
-        self.socket.get_mut().write_all(bytes).unwrap();
+        self.try_send(bytes).unwrap();
     }
 
-    #[track_caller]
-    fn line(&mut self) -> String {
+    fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.socket.get_mut().write_all(bytes)
+    }
+
+    fn line(&mut self) -> io::Result<String> {
         let mut line = String::new();
-        self.socket.read_line(&mut line).unwrap();
-        assert!(
-            line.ends_with("\r\n"),
-            "the server closed the connection: {line}"
-        );
-        line.truncate(line.len() - 2);
-        line
+        self.socket.read_line(&mut line)?;
+        match line.strip_suffix("\r\n") {
+            Some(line) => Ok(line.to_owned()),
+            None => Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                format!("the server closed the connection: {line}"),
+            )),
+        }
     }
 
     /// Publishes with a header block, from `NATS/1.0` to the empty line, or none; nothing is waited for.
     pub fn publish(&mut self, subject: &str, headers: &[u8], payload: &[u8]) {
-        self.publish_to(subject, "", headers, payload);
+        self.publish_to(subject, "", headers, payload).unwrap();
     }
 
-    fn publish_to(&mut self, subject: &str, reply: &str, headers: &[u8], payload: &[u8]) {
+    fn publish_to(
+        &mut self,
+        subject: &str,
+        reply: &str,
+        headers: &[u8],
+        payload: &[u8],
+    ) -> io::Result<()> {
         let all = headers.len() + payload.len();
         let mut bytes = match headers.is_empty() {
             true => format!("PUB {subject} {reply} {all}\r\n"),
@@ -102,7 +119,7 @@ impl RawNats {
         bytes.extend_from_slice(headers);
         bytes.extend_from_slice(payload);
         bytes.extend_from_slice(b"\r\n");
-        self.send(&bytes);
+        self.try_send(&bytes)
     }
 
     /// Asks, and waits for the answer.
@@ -111,13 +128,22 @@ impl RawNats {
     /// If none comes.
     #[track_caller]
     pub fn request(&mut self, subject: &str, headers: &[u8], payload: &[u8]) -> NatsMessage {
+        self.try_request(subject, headers, payload).unwrap()
+    }
+
+    fn try_request(
+        &mut self,
+        subject: &str,
+        headers: &[u8],
+        payload: &[u8],
+    ) -> io::Result<NatsMessage> {
         self.requests += 1;
         let reply = format!("_INBOX.raw{}.{}", self.id(), self.requests);
-        self.publish_to(subject, &reply, headers, payload);
+        self.publish_to(subject, &reply, headers, payload)?;
         loop {
-            let (message, _) = self.next();
+            let (message, _) = self.next()?;
             if message.subject == reply {
-                return message;
+                return Ok(message);
             }
         }
     }
@@ -137,22 +163,21 @@ impl RawNats {
         let reply = format!("_INBOX.raw{}.{}", self.id(), self.requests);
         let next = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
         let body = json!({ "batch": count, "no_wait": true }).to_string();
-        self.publish_to(&next, &reply, b"", body.as_bytes());
+        self.publish_to(&next, &reply, b"", body.as_bytes()).unwrap();
         let pulled = |client: &mut Self| {
-            let (message, acknowledge) = client.next();
+            let (message, acknowledge) = client.next().unwrap();
             assert_ne!(message.subject, reply, "{consumer}: {message:?}");
             (message, acknowledge)
         };
         (0..count).map(|_| pulled(self)).collect()
     }
 
-    #[track_caller]
-    fn next(&mut self) -> (NatsMessage, String) {
+    fn next(&mut self) -> io::Result<(NatsMessage, String)> {
         loop {
-            let line = self.line();
+            let line = self.line()?;
             let words: Vec<_> = line.split_whitespace().collect();
             match words[0] {
-                "PING" => self.send(b"PONG\r\n"),
+                "PING" => self.try_send(b"PONG\r\n")?,
                 "MSG" | "HMSG" => {
                     let number = |at: usize| words[at].parse::<usize>().unwrap();
                     let all = number(words.len() - 1);
@@ -161,7 +186,7 @@ impl RawNats {
                         _ => 0,
                     };
                     let mut body = vec![0; all + 2];
-                    self.socket.read_exact(&mut body).unwrap();
+                    self.socket.read_exact(&mut body)?;
                     let sizes = if words[0] == "HMSG" { 2 } else { 1 };
                     let reply = words[3..words.len() - sizes].concat();
                     let message = NatsMessage {
@@ -169,7 +194,7 @@ impl RawNats {
                         headers: body[..header_bytes].to_vec(),
                         payload: body[header_bytes..all].to_vec(),
                     };
-                    return (message, reply);
+                    return Ok((message, reply));
                 }
                 "INFO" | "PONG" | "+OK" => {}
                 _ => panic!("the server says {line}"),
@@ -183,14 +208,29 @@ impl RawNats {
     /// If none comes.
     #[track_caller]
     pub fn ask(&mut self, what: &str, body: Value) -> Value {
-        let body = if body.is_null() {
-            String::new()
-        } else {
-            body.to_string()
+        self.try_to_ask(what, &body).unwrap()
+    }
+
+    fn try_to_ask(&mut self, what: &str, body: &Value) -> io::Result<Value> {
+        let body = match body {
+            Value::Null => String::new(),
+            body => body.to_string(),
         };
-        let answer = self.request(&format!("$JS.API.{what}"), b"", body.as_bytes());
-        serde_json::from_slice(&answer.payload)
-            .unwrap_or_else(|error| panic!("{what}: {error}: {answer:?}"))
+        let answer = self.try_request(&format!("$JS.API.{what}"), b"", body.as_bytes())?;
+        Ok(serde_json::from_slice(&answer.payload)
+            .unwrap_or_else(|error| panic!("{what}: {error}: {answer:?}")))
+    }
+
+    /// Asks for what is stored, again and again while a cluster says that it has no leader, or says nothing.
+    #[track_caller]
+    fn ask_until_led(&mut self, what: &str, body: &Value) -> Value {
+        wait_for_some(what, || match self.try_to_ask(what, body) {
+            Ok(answer) => (answer["error"]["code"] != 503).then_some(answer),
+            Err(_) => {
+                *self = Self::connect_as(self.port, self.fields.clone());
+                None
+            }
+        })
     }
 
     /// The same over a connection of its own; `None` if no answer comes in a second, as from a cluster that has no leader.
@@ -202,7 +242,8 @@ impl RawNats {
             .unwrap();
         let reply = format!("_INBOX.raw{}.0", client.id());
         let body = body.to_string();
-        client.publish_to(&format!("$JS.API.{what}"), &reply, b"", body.as_bytes());
+        let sent = client.publish_to(&format!("$JS.API.{what}"), &reply, b"", body.as_bytes());
+        sent.ok()?;
         loop {
             let mut line = String::new();
             client.socket.read_line(&mut line).ok()?;
@@ -246,7 +287,9 @@ impl RawNats {
     /// If there is none.
     #[track_caller]
     pub fn state(&mut self, stream: &str) -> Value {
-        self.must(&format!("STREAM.INFO.{stream}"), Value::Null)["state"].clone()
+        let info = self.ask_until_led(&format!("STREAM.INFO.{stream}"), &Value::Null);
+        assert!(info["error"].is_null(), "{stream}: {info}");
+        info["state"].clone()
     }
 
     /// Publishes to a stream, and waits until it is stored; its sequence.
@@ -271,7 +314,7 @@ impl RawNats {
     pub fn flush(&mut self) {
         self.send(b"PING\r\n");
         loop {
-            match self.line().as_str() {
+            match self.line().unwrap().as_str() {
                 "PONG" => return,
                 "PING" => self.send(b"PONG\r\n"),
                 line => assert!(line.starts_with("INFO "), "{line}"),
@@ -290,13 +333,14 @@ impl RawNats {
         let state = self.state(stream);
         let mut all = Vec::new();
         for sequence in state["first_seq"].as_u64().unwrap()..=state["last_seq"].as_u64().unwrap() {
-            let answer = self.ask(
+            let answer = self.ask_until_led(
                 &format!("STREAM.MSG.GET.{stream}"),
-                json!({ "seq": sequence }),
+                &json!({ "seq": sequence }),
             );
             if answer["error"]["err_code"] == 10037 {
                 continue;
             }
+            assert!(answer["error"].is_null(), "{stream} {sequence}: {answer}");
             let message = &answer["message"];
             let bytes = |field: &str| {
                 BASE64_STANDARD

@@ -53,29 +53,29 @@ pub(crate) const CUT: u8 = 4;
 
 /// What is said about a message.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Entry {
+pub(crate) struct Entry<'a> {
     pub(crate) stream: u32,
     pub(crate) number: u64,
     pub(crate) ticks: u64,
     pub(crate) trace: u64,
     pub(crate) direction: Direction,
     pub(crate) kind: Kind,
-    pub(crate) root: Root,
-    pub(crate) flags: u8,
+    /// The name that is given; else it is that of the message.
+    pub(crate) name: &'a Option<Root>,
 }
 
-impl Entry {
-    /// Fills in the header of an entry of `len` bytes.
+impl Entry<'_> {
+    /// Fills in the header of an entry of `len` bytes, with the message's name and flags as they were found.
     #[inline]
-    pub(crate) fn encode(&self, len: usize, header: &mut [u8]) {
+    pub(crate) fn encode(&self, len: usize, root: Root, flags: u8, header: &mut [u8]) {
         let header: &mut [u8; HEADER_BYTES] = header.try_into().expect("a header has its length");
         let (kind, correlation) = match self.kind {
             Kind::Regular => (0, 0),
             Kind::Request(id) => (2, id),
             Kind::Response(id) => (4, id),
         };
-        let (name, name_len) = name_parts(self.root.name);
-        let (variant, variant_len) = name_parts(self.root.variant);
+        let (name, name_len) = name_parts(root.name);
+        let (variant, variant_len) = name_parts(root.variant);
         header[..4].copy_from_slice(&(len as u32).to_le_bytes());
         header[4..8].copy_from_slice(&self.stream.to_le_bytes());
         header[8..16].copy_from_slice(&self.number.to_le_bytes());
@@ -87,7 +87,7 @@ impl Entry {
         header[56..60].copy_from_slice(&name_len.to_le_bytes());
         header[60..64].copy_from_slice(&variant_len.to_le_bytes());
         header[64] = kind | self.direction as u8;
-        header[65] = self.flags;
+        header[65] = flags;
     }
 }
 

@@ -49,6 +49,7 @@ impl Limiter {
         }
     }
 
+    #[inline]
     pub(crate) fn rate(&self) -> u64 {
         self.rate.load(Ordering::Relaxed)
     }
@@ -60,14 +61,11 @@ impl Limiter {
             allowance.left -= 1;
             return true;
         }
-        self.take(allowance, now)
+        self.rate() == UNLIMITED || self.take(allowance, now)
     }
 
     fn take(&self, allowance: &mut Allowance, now: impl FnOnce() -> u64) -> bool {
         let rate = self.rate();
-        if rate == UNLIMITED {
-            return true;
-        }
         if self.left.load(Ordering::Relaxed) <= 0 {
             if rate == 0 {
                 return false;

@@ -18,40 +18,57 @@ pub(crate) const UNRECORDED: &str = "not for recordings";
 pub(crate) const TRUNCATED: &str = "<truncated>";
 
 thread_local! {
-    static RECORDING: Cell<bool> = const { Cell::new(false) };
-    static REDACTED: Cell<bool> = const { Cell::new(false) };
+    static MODE: Cell<Mode> = const { Cell::new(Mode { is_recording: false, has_redacted: false }) };
+}
+
+#[derive(Clone, Copy)]
+struct Mode {
+    is_recording: bool,
+    /// Whether a field was redacted since it is recording.
+    has_redacted: bool,
 }
 
 /// Whether the `Serialize` that asks is called by a recorder: for types that are to look different in a recording.
 pub fn is_recording() -> bool {
-    RECORDING.get()
+    MODE.get().is_recording
+}
+
+/// Says so of a field that is.
+fn note_redacted() {
+    MODE.replace(Mode {
+        has_redacted: true,
+        ..MODE.get()
+    });
 }
 
 /// While it lives, `Serialize` is called for a recording. Ends with a panic, too.
 pub(crate) struct Recording {
-    outer: bool,
+    /// What is recorded may record something itself.
+    outer: Mode,
 }
 
 impl Recording {
     #[inline]
     pub(crate) fn begin() -> Recording {
-        REDACTED.set(false);
-        Recording {
-            outer: RECORDING.replace(true),
-        }
+        // Not `set`, which is no instruction but a call.
+        let outer = MODE.replace(Mode {
+            is_recording: true,
+            has_redacted: false,
+        });
+        Recording { outer }
     }
 
     /// Whether a field was redacted since it began.
     #[inline]
     pub(crate) fn has_redacted(&self) -> bool {
-        REDACTED.get()
+        MODE.get().has_redacted
     }
 }
 
 impl Drop for Recording {
     #[inline]
     fn drop(&mut self) {
-        RECORDING.set(self.outer);
+        MODE.replace(self.outer);
     }
 }
 
@@ -67,7 +84,7 @@ pub fn hide<T: Serialize + ?Sized, S: Serializer>(
     if !is_recording() {
         return value.serialize(serializer);
     }
-    REDACTED.set(true);
+    note_redacted();
     serializer.serialize_str(HIDDEN)
 }
 
@@ -84,7 +101,7 @@ pub fn hash<T: Serialize + ?Sized, S: Serializer>(
     if !is_recording() {
         return value.serialize(serializer);
     }
-    REDACTED.set(true);
+    note_redacted();
     let json = serde_json::to_vec(value).map_err(S::Error::custom)?;
     serializer.collect_str(&Hash::of(&json))
 }
@@ -101,7 +118,7 @@ pub fn truncate<const CHARACTERS: usize, T: AsRef<str> + ?Sized, S: Serializer>(
     let text = value.as_ref();
     match truncated(text, CHARACTERS) {
         Some(kept) if is_recording() => {
-            REDACTED.set(true);
+            note_redacted();
             serializer.collect_str(&format_args!("{kept}{TRUNCATED}"))
         }
         _ => serializer.serialize_str(text),

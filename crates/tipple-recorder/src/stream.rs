@@ -114,7 +114,7 @@ impl Stream {
     pub fn named(self, name: &'static str) -> Stream {
         let root = Root { name, variant: "" };
         Stream {
-            name: Some(root),
+            name: (!name.is_empty()).then_some(root),
             ..self
         }
     }
@@ -129,18 +129,15 @@ impl Stream {
     /// If `Serialize` panics; the record is lost with the cause `error`.
     #[inline]
     pub fn record<M: Serialize + ?Sized>(&self, direction: Direction, kind: Kind, message: &M) {
-        let meta = &*self.owner.meta;
-        if !meta.channel.lets(self.level) {
+        if !self.owner.meta.channel.lets(self.level) {
             return;
         }
         let mark = Mark {
             trace: self.trace_of_now(),
             direction,
             kind,
-            name: self.name,
         };
-        let core = &*self.owner.core;
-        self.with_local(|local| local.record(core, meta, &mark, message));
+        self.with_local(|local| local.record(self, &mark, message));
     }
 
     /// Takes a number that is lost: somebody else has denied the record, and the recording is to tell.
@@ -168,7 +165,7 @@ impl Stream {
         });
         if !matches!(done, Ok(Some(()))) {
             // In the midst of another record, or of the end of the thread: from a place of its own.
-            work(&mut Local::new(core));
+            elsewhere(core, &mut work);
         }
     }
 
@@ -201,7 +198,11 @@ struct Mark {
     trace: u64,
     direction: Direction,
     kind: Kind,
-    name: Option<Root>,
+}
+
+#[cold]
+fn elsewhere(core: &Arc<Core>, work: &mut dyn FnMut(&mut Local)) {
+    work(&mut Local::new(core));
 }
 
 thread_local! {
@@ -247,11 +248,25 @@ struct Local {
 
 /// What one thread has for one channel.
 struct Slot {
+    losses: SlotLosses,
+    allowance: Allowance,
+    messages: Messages,
+}
+
+/// What one thread has lost of one channel.
+struct SlotLosses {
     cell: Arc<LossCell>,
     /// Causes of which a run is open, as bits: nothing was recorded since it began.
     open: Cell<u16>,
-    allowance: Allowance,
-    messages: Messages,
+}
+
+impl SlotLosses {
+    fn lose(&self, why: Why, number: u64) {
+        let bit = 1 << why as u8;
+        let open = self.open.get();
+        self.cell.lose(why, number, open & bit == 0);
+        self.open.set(open | bit);
+    }
 }
 
 /// What is said of single messages, as far as this thread has met them.
@@ -268,16 +283,16 @@ impl Messages {
     fn rule<M: Serialize + ?Sized>(
         &mut self,
         core: &Core,
-        meta: &StreamMeta,
-        mark: &Mark,
+        stream: &Stream,
         message: &M,
     ) -> Option<&mut (MessageRule, Allowance)> {
+        let meta = &*stream.owner.meta;
         let version = core.config_version.load(Ordering::Acquire);
         if self.version != version {
             self.rules.clear();
             self.version = version;
         }
-        let root = mark.name.unwrap_or_else(|| {
+        let root = stream.name.unwrap_or_else(|| {
             // The first thing that a message says is its name; there is no room for the rest.
             let mut tape = Tape::new(&mut []);
             let _recording = Recording::begin();
@@ -319,8 +334,7 @@ impl Drop for Local {
 /// The thread is busy as long as it lives; a record that is not done by then is lost.
 struct Attempt<'a> {
     side: &'a ThreadSide,
-    cell: &'a LossCell,
-    open: &'a Cell<u16>,
+    slot: &'a SlotLosses,
     number: u64,
     /// What it is lost as, unless it is recorded.
     lost: Option<Why>,
@@ -330,13 +344,8 @@ impl Drop for Attempt<'_> {
     #[inline]
     fn drop(&mut self) {
         match self.lost {
-            Some(why) => {
-                let bit = 1 << why as u8;
-                let open = self.open.get();
-                self.cell.lose(why, self.number, open & bit == 0);
-                self.open.set(open | bit);
-            }
-            None => self.open.set(0),
+            Some(why) => self.slot.lose(why, self.number),
+            None => self.slot.open.set(0),
         }
         self.side.is_busy.store(false, Ordering::Release);
     }
@@ -372,9 +381,12 @@ impl Local {
         }
         let cell = Arc::new(LossCell::default());
         locked(&self.side.cells).push((channel.id, Arc::clone(&cell)));
-        self.slots[at] = Some(Slot {
+        let losses = SlotLosses {
             cell,
             open: Cell::new(0),
+        };
+        self.slots[at] = Some(Slot {
+            losses,
             allowance: Allowance::default(),
             messages: Messages::default(),
         });
@@ -391,27 +403,20 @@ impl Local {
         self.side.is_busy.store(true, Ordering::Relaxed);
         drop(Attempt {
             side: &self.side,
-            cell: &slot.cell,
-            open: &slot.open,
+            slot: &slot.losses,
             number: meta.channel.group.numbers.next(),
             lost: Some(why),
         });
     }
 
-    #[inline]
-    fn record<M: Serialize + ?Sized>(
-        &mut self,
-        core: &Core,
-        meta: &StreamMeta,
-        mark: &Mark,
-        message: &M,
-    ) {
+    fn record<M: Serialize + ?Sized>(&mut self, stream: &Stream, mark: &Mark, message: &M) {
+        let (core, meta) = (&*stream.owner.core, &*stream.owner.meta);
         let channel = &*meta.channel;
         let at = self.slot(channel);
         let slot = self.slots[at].as_mut().expect("it was added");
         let mut rule = match channel.has_messages.load(Ordering::Relaxed) {
             false => None,
-            true => slot.messages.rule(core, meta, mark, message),
+            true => slot.messages.rule(core, stream, message),
         };
         if rule.as_ref().is_some_and(|(rule, _)| rule.disabled) {
             return;
@@ -424,12 +429,11 @@ impl Local {
         self.side.is_busy.store(true, Ordering::Relaxed);
         let mut attempt = Attempt {
             side: &self.side,
-            cell: &slot.cell,
-            open: &slot.open,
+            slot: &slot.losses,
             number: channel.group.numbers.next(),
             lost: Some(Why::Error),
         };
-        attempt.lost = match refused(core, channel, mark, &mut slot.allowance, &mut rule) {
+        attempt.lost = match refused(core, channel, mark.trace, &mut slot.allowance, &mut rule) {
             Some(why) => Some(why),
             None => {
                 let entry = Entry {
@@ -439,8 +443,7 @@ impl Local {
                     trace: mark.trace,
                     direction: mark.direction,
                     kind: mark.kind,
-                    root: mark.name.unwrap_or_default(),
-                    flags: 0,
+                    name: &stream.name,
                 };
                 write(core, &self.side, &mut self.filling, entry, message)
             }
@@ -453,7 +456,7 @@ impl Local {
 fn refused(
     core: &Core,
     channel: &Channel,
-    mark: &Mark,
+    trace: u64,
     allowance: &mut Allowance,
     rule: &mut Option<&mut (MessageRule, Allowance)>,
 ) -> Option<Why> {
@@ -462,12 +465,12 @@ fn refused(
         return Some(Why::Shutdown);
     }
     let sample = channel.sample.load(Ordering::Relaxed);
-    if sample != u64::MAX && !is_sampled(mark.trace, sample) {
+    if sample != u64::MAX && !is_sampled(trace, sample) {
         return Some(Why::Sampled);
     }
     let now = || core.clock.now();
     if let Some((rule, allowance)) = rule {
-        if !is_sampled(mark.trace, rule.sample) {
+        if !is_sampled(trace, rule.sample) {
             return Some(Why::Sampled);
         }
         if let Some(limiter) = &rule.limiter
@@ -485,7 +488,7 @@ fn write<M: Serialize + ?Sized>(
     core: &Core,
     side: &ThreadSide,
     filling: &mut Option<Filling>,
-    entry: Entry,
+    entry: Entry<'_>,
     message: &M,
 ) -> Option<Why> {
     let tried = match filling {
@@ -516,7 +519,7 @@ fn write_elsewhere<M: Serialize + ?Sized>(
     core: &Core,
     side: &ThreadSide,
     filling: &mut Option<Filling>,
-    mut entry: Entry,
+    mut entry: Entry<'_>,
     message: &M,
 ) -> Option<Why> {
     let mut bytes = core.pool.buffer_bytes;
@@ -553,34 +556,33 @@ fn write_elsewhere<M: Serialize + ?Sized>(
 #[inline]
 fn encode<M: Serialize + ?Sized>(
     filling: &mut Filling,
-    entry: &Entry,
+    entry: &Entry<'_>,
     message: &M,
     cut: bool,
 ) -> Result<(), TapeError> {
     let Some((header, room)) = filling.room().split_at_mut_checked(HEADER_BYTES) else {
         return Err(TapeError::Full);
     };
-    let recording = Recording::begin();
     let mut tape = Tape::new(room);
-    let mut entry = *entry;
-    match message.serialize(&mut tape) {
-        Ok(()) => {}
-        Err(TapeError::Full) if cut => entry.flags |= CUT,
-        Err(error) => return Err(error),
-    }
+    let mut flags = 0;
+    let recording = Recording::begin();
+    let done = message.serialize(&mut tape);
     if recording.has_redacted() {
-        entry.flags |= REDACTED;
+        flags |= REDACTED;
     }
     drop(recording);
-    if entry.root.name.is_empty() {
-        entry.root = tape.root();
-        if entry.root.name.is_empty() {
-            entry.root.name = type_name::<M>();
-            entry.flags |= NAME_OF_TYPE;
-        }
+    match done {
+        Ok(()) => {}
+        Err(TapeError::Full) if cut => flags |= CUT,
+        Err(error) => return Err(error),
+    }
+    let mut root = entry.name.unwrap_or_else(|| tape.root());
+    if root.name.is_empty() {
+        root.name = type_name::<M>();
+        flags |= NAME_OF_TYPE;
     }
     let len = HEADER_BYTES + tape.len();
-    entry.encode(len, header);
+    entry.encode(len, root, flags, header);
     filling.commit(len);
     Ok(())
 }
@@ -624,7 +626,7 @@ mod tests {
         }
     }
 
-    fn entry(number: u64) -> Entry {
+    fn entry(number: u64) -> Entry<'static> {
         Entry {
             stream: 1,
             number,
@@ -632,8 +634,7 @@ mod tests {
             trace: u64::MAX - number,
             direction: Direction::Out,
             kind: Kind::Request(number),
-            root: Root::default(),
-            flags: 0,
+            name: &None,
         }
     }
 

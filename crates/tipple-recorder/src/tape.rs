@@ -61,13 +61,14 @@ pub(crate) struct Root {
     pub(crate) variant: &'static str,
 }
 
-/// Why there is no tape of a message.
+/// Why there is no tape of a message. One word, so that a `Result` of it comes back in registers.
 #[derive(Debug)]
 pub(crate) enum TapeError {
     /// It does not fit into the slice.
     Full,
     /// `Serialize` says that it cannot be serialized, or JSON has no such thing.
-    Message(Box<str>),
+    #[expect(clippy::box_collection, reason = "one word")]
+    Message(Box<String>),
 }
 
 impl Display for TapeError {
@@ -83,7 +84,7 @@ impl std::error::Error for TapeError {}
 
 impl ser::Error for TapeError {
     fn custom<T: Display>(message: T) -> TapeError {
-        TapeError::Message(message.to_string().into())
+        TapeError::Message(Box::new(message.to_string()))
     }
 }
 
@@ -92,26 +93,42 @@ type Result<T = ()> = std::result::Result<T, TapeError>;
 /// Writes a tape into a slice.
 pub(crate) struct Tape<'a> {
     out: &'a mut [u8],
-    at: usize,
+    /// So many bytes are written. Of 32 bits, so that what is added to it never overflows, and is held against the room
+    /// by one comparison.
+    at: u32,
     root: Root,
 }
 
 impl<'a> Tape<'a> {
+    /// Of `out`, 4 GiB are used at most.
     pub(crate) fn new(out: &'a mut [u8]) -> Tape<'a> {
+        let len = out.len().min(u32::MAX as usize);
         Tape {
-            out,
+            out: &mut out[..len],
             at: 0,
             root: Root::default(),
         }
     }
 
     /// Bytes that were written.
+    #[inline(always)]
     pub(crate) fn len(&self) -> usize {
-        self.at
+        self.at as usize
     }
 
     pub(crate) fn root(&self) -> Root {
         self.root
+    }
+
+    /// The next `bytes` of the slice, if it has so many; else nothing changes.
+    #[inline(always)]
+    fn room(&mut self, bytes: u32) -> Option<&mut [u8]> {
+        let at = self.at as usize;
+        let end = at + bytes as usize;
+        let room = self.out.get_mut(at..end)?;
+        // No more than the length of the slice.
+        self.at = end as u32;
+        Some(room)
     }
 
     #[inline(always)]
@@ -121,41 +138,30 @@ impl<'a> Tape<'a> {
 
     #[inline(always)]
     fn put<const N: usize>(&mut self, bytes: [u8; N]) -> Result {
-        match self.out.get_mut(self.at..self.at + N) {
-            Some(room) => {
-                room.copy_from_slice(&bytes);
-                self.at += N;
-                Ok(())
-            }
-            None => Err(TapeError::Full),
-        }
+        let room = self.room(N as u32).ok_or(TapeError::Full)?;
+        room.copy_from_slice(&bytes);
+        Ok(())
     }
 
     /// An operation and its operand, held against the room in one step.
     #[inline(always)]
     fn fixed<const N: usize>(&mut self, op: u8, operand: [u8; N]) -> Result {
-        match self.out.get_mut(self.at..self.at + N + 1) {
-            Some(room) => {
-                room[0] = op;
-                room[1..].copy_from_slice(&operand);
-                self.at += N + 1;
-                Ok(())
-            }
-            None => Err(TapeError::Full),
-        }
+        let room = self.room(1 + N as u32).ok_or(TapeError::Full)?;
+        room[0] = op;
+        room[1..].copy_from_slice(&operand);
+        Ok(())
     }
 
     #[inline(always)]
     fn text(&mut self, op: u8, text: &[u8]) -> Result {
-        let Ok(len) = u32::try_from(text.len()) else {
-            return Err(TapeError::Full);
-        };
-        match self.out.get_mut(self.at..self.at + 5 + text.len()) {
-            Some(room) => {
-                room[0] = op;
-                room[1..5].copy_from_slice(&len.to_le_bytes());
-                room[5..].copy_from_slice(text);
-                self.at += 5 + text.len();
+        let bytes = u32::try_from(text.len())
+            .ok()
+            .and_then(|len| len.checked_add(TEXT_BYTES as u32));
+        let room = bytes.and_then(|bytes| self.room(bytes));
+        match room.and_then(<[u8]>::split_first_chunk_mut) {
+            Some((head, room)) => {
+                *head = text_head(op, text.len() as u32);
+                room.copy_from_slice(text);
                 Ok(())
             }
             None => self.cut_text(op, text),
@@ -166,14 +172,12 @@ impl<'a> Tape<'a> {
     #[cold]
     fn cut_text(&mut self, op: u8, text: &[u8]) -> Result {
         if let (Some(room), Ok(text)) = (
-            (self.out.len() - self.at).checked_sub(5),
+            (self.out.len() - self.len()).checked_sub(TEXT_BYTES),
             std::str::from_utf8(text),
         ) && op == STR
         {
             let len = text.floor_char_boundary(room);
-            self.fixed(op, (len as u32).to_le_bytes())?;
-            self.out[self.at..self.at + len].copy_from_slice(&text.as_bytes()[..len]);
-            self.at += len;
+            self.text(op, &text.as_bytes()[..len])?;
         }
         Err(TapeError::Full)
     }
@@ -189,63 +193,77 @@ impl<'a> Tape<'a> {
 
     /// The same as `text`, of something that is displayed.
     fn display(&mut self, op: u8, value: &(impl Display + ?Sized)) -> Result {
-        let start = self.at;
-        self.fixed(op, [0; 4])?;
-        if write!(Text(self), "{value}").is_err() {
-            let full = self.at == self.out.len();
-            self.at = start;
-            return Err(match full {
+        self.composed(op, |text| write!(text, "{value}").is_ok())
+    }
+
+    /// The same as `text`, of what `write` writes; it says whether it could. If not, nothing changes.
+    fn composed(&mut self, op: u8, write: impl FnOnce(&mut Text<'_>) -> bool) -> Result {
+        let at = self.len();
+        let Some((head, room)) = self.out[at..].split_first_chunk_mut() else {
+            return Err(TapeError::Full);
+        };
+        let mut text = Text {
+            room,
+            len: 0,
+            is_full: false,
+        };
+        if !write(&mut text) {
+            return Err(match text.is_full {
                 true => TapeError::Full,
                 false => {
                     ser::Error::custom("a Display implementation returned an error unexpectedly")
                 }
             });
         }
-        self.end_text(start)
-    }
-
-    /// Fills in the length of a text that began at `start`.
-    fn end_text(&mut self, start: usize) -> Result {
-        let len = u32::try_from(self.at - start - 5).map_err(|_| TapeError::Full)?;
-        self.out[start + 1..start + 5].copy_from_slice(&len.to_le_bytes());
+        // No more than the length of the slice.
+        let len = text.len as u32;
+        *head = text_head(op, len);
+        self.at += TEXT_BYTES as u32 + len;
         Ok(())
     }
 
     #[inline(always)]
-    fn is_root(&self) -> bool {
-        self.at == 0 && self.root.name.is_empty()
-    }
-
-    #[inline(always)]
     fn note(&mut self, name: &'static str, variant: &'static str) {
-        if self.is_root() {
+        if self.at == 0 && self.root.name.is_empty() {
             self.root = Root { name, variant };
         }
     }
 }
 
-/// The text of a `Display` on its way into the tape.
-struct Text<'t, 'a>(&'t mut Tape<'a>);
+/// What is before the bytes of a text: the operation, and their number.
+const TEXT_BYTES: usize = 5;
 
-impl fmt::Write for Text<'_, '_> {
+#[inline(always)]
+fn text_head(op: u8, len: u32) -> [u8; TEXT_BYTES] {
+    let [a, b, c, d] = len.to_le_bytes();
+    [op, a, b, c, d]
+}
+
+/// A text on its way into the tape.
+struct Text<'r> {
+    room: &'r mut [u8],
+    len: usize,
+    /// What tells a tape that is full from a `Display` that failed.
+    is_full: bool,
+}
+
+impl fmt::Write for Text<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let tape = &mut *self.0;
-        match tape.out.get_mut(tape.at..tape.at + text.len()) {
+        match self.room.get_mut(self.len..self.len + text.len()) {
             Some(room) => {
                 room.copy_from_slice(text.as_bytes());
-                tape.at += text.len();
+                self.len += text.len();
                 Ok(())
             }
             None => {
-                // What tells a tape that is full from a `Display` that failed.
-                tape.at = tape.out.len();
+                self.is_full = true;
                 Err(fmt::Error)
             }
         }
     }
 }
 
-impl io::Write for Text<'_, '_> {
+impl io::Write for Text<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = std::str::from_utf8(bytes).map_err(io::Error::other)?;
         self.write_str(text).map_err(io::Error::other)?;

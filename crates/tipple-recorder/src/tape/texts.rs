@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use serde::ser::{self, Impossible, Serialize};
 
-use super::{FIELD, KEY, RAW, Result, Tape, TapeError, Text};
+use super::{FIELD, KEY, RAW, Result, Tape, TapeError};
 
 /// Refuses everything of a `Serializer` but what its implementor says.
 macro_rules! refuse {
@@ -84,13 +84,7 @@ fn no_key() -> TapeError {
 impl Key<'_, '_> {
     /// As `serde_json` writes it.
     fn number(self, value: &impl Serialize) -> Result {
-        let start = self.0.at;
-        self.0.fixed(KEY, [0; 4])?;
-        if serde_json::to_writer(Text(&mut *self.0), value).is_err() {
-            self.0.at = start;
-            return Err(TapeError::Full);
-        }
-        self.0.end_text(start)
+        (self.0).composed(KEY, |text| serde_json::to_writer(text, value).is_ok())
     }
 }
 

@@ -199,6 +199,50 @@ fn fields_are_redacted_in_recordings_and_nowhere_else() {
     }
 }
 
+/// Records something itself while it is recorded.
+struct Telling(tipple_recorder::Stream);
+
+impl Serialize for Telling {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.sent(&order(7));
+        serializer.serialize_str("told")
+    }
+}
+
+#[derive(Serialize)]
+struct Nested {
+    #[serde(serialize_with = "tipple_recorder::hide")]
+    password: &'static str,
+    telling: Telling,
+}
+
+#[test]
+fn a_message_that_records_another_one_is_marked_as_redacted_all_the_same() {
+    let folder = TempDir::new().unwrap();
+    let mut options = options(folder.path());
+    options.profile = Profile::Marked;
+    let recorder = Recorder::start(options).unwrap();
+    let stream = recorder.stream("logins");
+    stream.sent(&Nested {
+        password: "hunter2",
+        telling: Telling(stream.clone()),
+    });
+    recorder.shutdown(LONG);
+    let text = text(&files(folder.path(), ".ndjson")[0]);
+    assert!(!text.contains("hunter"), "{text}");
+    for (name, marked) in [("Nested", true), ("Order", false)] {
+        let of_name = format!("\"mn\":\"{name}\"");
+        let lines: Vec<_> = text
+            .lines()
+            .filter(|line| line.contains(&of_name))
+            .collect();
+        let [line] = lines[..] else {
+            panic!("{name}: {text}");
+        };
+        assert_eq!(line.ends_with(",\"h\":1}"), marked, "{line}");
+    }
+}
+
 #[derive(serde::Serialize)]
 struct Credentials {
     #[serde(serialize_with = "tipple_recorder::unrecorded")]

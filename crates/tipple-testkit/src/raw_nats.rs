@@ -163,7 +163,8 @@ impl RawNats {
         let reply = format!("_INBOX.raw{}.{}", self.id(), self.requests);
         let next = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
         let body = json!({ "batch": count, "no_wait": true }).to_string();
-        self.publish_to(&next, &reply, b"", body.as_bytes()).unwrap();
+        self.publish_to(&next, &reply, b"", body.as_bytes())
+            .unwrap();
         let pulled = |client: &mut Self| {
             let (message, acknowledge) = client.next().unwrap();
             assert_ne!(message.subject, reply, "{consumer}: {message:?}");

@@ -48,7 +48,7 @@ pub use content::{Events, ReadableEvent};
 pub use event::{EVENT_BYTES_MAX, Event, EventRef, Header};
 pub use form::{EventForm, FormKind, Ndjson, Parquet, PathTemplate};
 pub use log::{Log, LogReader, LogWriter};
-pub use nats::{Nats, NatsUrl};
+pub use nats::{Nats, NatsAccount, NatsUrl};
 pub use options::{Archive, Bound, Follow, StreamOptions};
 pub use pace::Speed;
 pub use place::{Numbering, Place};

@@ -6,6 +6,8 @@
 //! acknowledged is refused, since reading it would take them away. What is missing between two messages is counted: as
 //! the outcome `deleted`, or as the loss `gone by retention` if the stream begins behind it by now.
 //!
+//! Who logs in says so before the host (`USER:PASSWORD@`, `TOKEN@`), or by a file: `?creds=FILE` at the end.
+//!
 //! # Writing
 //! A stream that is not there is made like the one that was dumped, and has its configuration and its durable consumers when
 //! all is loaded. Nobody else may write to it: every message says which one it must come right after. The server gives each its own sequence and time; those that the event had are in the last two headers,
@@ -21,6 +23,7 @@
 //! every 2 minutes unless its `sync_interval` is less.
 
 mod api;
+mod credentials;
 mod headers;
 mod message;
 mod read;
@@ -36,7 +39,7 @@ use serde_json::{Value, json};
 use tipple_budget::Gate;
 use tipple_flow::{Failure, Party, Stop};
 
-pub use url::NatsUrl;
+pub use url::{NatsAccount, NatsUrl};
 
 use crate::content::time_text;
 use crate::options::ago;

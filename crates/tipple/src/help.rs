@@ -16,7 +16,8 @@ Sources and sinks:
   memcached://HOST:PORT[,HOST:PORT…]   items of memcached servers; memcacheds:// with TLS
   memcached:///PATH.sock               the same over a Unix socket
   log:FOLDER                           an embedded stream of events, which needs no server
-  nats://HOST:PORT/STREAM              a stream of NATS JetStream; USER:PASSWORD@HOST logs in
+  nats://HOST:PORT/STREAM              a stream of NATS JetStream; USER:PASSWORD@HOST logs in,
+                                       and so does ?creds=FILE (of nsc) at the end
   nats://HOST:PORT/*                   every stream of its account, each in a folder of its own
   redis://HOST:PORT/KEY                a stream of Redis; /DB/KEY in another database than 0
   lines:FILE                           the lines of a file

@@ -1,6 +1,7 @@
-//! `nats://` or `tls://[user:password@|token@]host:port[,host:port…]/STREAM`.
+//! `nats://` or `tls://[user:password@|token@]host:port[,host:port…]/STREAM[?creds=FILE]`.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use tipple_tls::TlsOptions;
@@ -26,15 +27,39 @@ pub(super) enum Login {
     Nobody,
     Token(String),
     User(String, String),
+    /// By the file of its key.
+    Credentials(PathBuf),
+}
+
+/// The URL of all streams of an account: what is before and after the name of one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct NatsAccount<'a> {
+    before: &'a str,
+    after: &'a str,
+}
+
+impl NatsAccount<'_> {
+    /// The URL of one of its streams.
+    pub fn stream(&self, name: &str) -> String {
+        format!("{}{name}{}", self.before, self.after)
+    }
+}
+
+/// Without what is before the stream, which may hold a password.
+impl fmt::Debug for NatsAccount<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NatsAccount").finish_non_exhaustive()
+    }
 }
 
 impl NatsUrl {
-    /// The URL of all streams of an account, `nats://…/*`, as a beginning to which the name of each is added; `None` of any
-    /// other text.
-    pub fn of_account(text: &str) -> Option<&str> {
-        let begin = text.strip_suffix('*')?;
-        let is_nats = begin.starts_with("nats://") || begin.starts_with("tls://");
-        (is_nats && begin.ends_with('/')).then_some(begin)
+    /// What `nats://…/*` means, all streams of an account; `None` of any other text.
+    pub fn of_account(text: &str) -> Option<NatsAccount<'_>> {
+        let end = text.find('?').unwrap_or(text.len());
+        let (text, after) = text.split_at(end);
+        let before = text.strip_suffix('*')?;
+        let is_nats = before.starts_with("nats://") || before.starts_with("tls://");
+        (is_nats && before.ends_with('/')).then_some(NatsAccount { before, after })
     }
 
     /// The same with other options for TLS. Default: the system's certificates.
@@ -54,13 +79,17 @@ impl FromStr for NatsUrl {
         // The text is not shown: it may hold a password.
         let refuse = |why: &str| {
             format!(
-                "not a stream of NATS ({why}): give nats://host:port/STREAM, or tls:// for TLS, with user:password@ or token@ before the host if the server asks for it"
+                "not a stream of NATS ({why}): give nats://host:port/STREAM, or tls:// for TLS, with user:password@ or token@ before the host, or ?creds=FILE at the end, if the server asks for it"
             )
         };
         let (is_secure, rest) = match (text.strip_prefix("nats://"), text.strip_prefix("tls://")) {
             (Some(rest), _) => (false, rest),
             (None, Some(rest)) => (true, rest),
             (None, None) => return Err(refuse("it has no nats://")),
+        };
+        let (rest, query) = match rest.split_once('?') {
+            Some((rest, query)) => (rest, Some(query)),
+            None => (rest, None),
         };
         let (authority, stream) = (rest.split_once('/')).ok_or_else(|| refuse("no stream"))?;
         let (login, host) = match authority.rsplit_once('@') {
@@ -75,6 +104,16 @@ impl FromStr for NatsUrl {
                 };
                 (login, host)
             }
+        };
+        let login = match query.map(|query| query.split_once('=')) {
+            None => login,
+            Some(Some(("creds", path))) if login == Login::Nobody && !path.is_empty() => {
+                Login::Credentials(decoded(path).ok_or_else(|| refuse("a bad %"))?.into())
+            }
+            Some(Some(("creds", _))) => {
+                return Err(refuse("creds is a file, and there is one login"));
+            }
+            Some(_) => return Err(refuse("after ? there is creds=FILE or nothing")),
         };
         let servers = host.split(',').map(server).collect::<Result<_, _>>();
         let servers = servers.map_err(refuse)?;
@@ -145,11 +184,20 @@ mod tests {
 
     #[test]
     fn all_streams_are_told_from_one() {
-        assert_eq!(
-            NatsUrl::of_account("nats://u:p@h:1/*"),
-            Some("nats://u:p@h:1/")
-        );
-        for one in ["nats://h/S", "nats://h/S*", "redis://h/*", "*", "nats://h*"] {
+        for (all, one) in [
+            ("nats://u:p@h:1/*", "nats://u:p@h:1/S"),
+            ("tls://h/*?creds=/a/*", "tls://h/S?creds=/a/*"),
+        ] {
+            assert_eq!(NatsUrl::of_account(all).unwrap().stream("S"), one);
+        }
+        for one in [
+            "nats://h/S",
+            "nats://h/S*",
+            "redis://h/*",
+            "*",
+            "nats://h*",
+            "nats://h/S?creds=/*",
+        ] {
             assert_eq!(NatsUrl::of_account(one), None, "{one}");
         }
     }
@@ -180,6 +228,11 @@ mod tests {
                 "nats://h:1/S",
                 Login::User("u".into(), "p".into()),
             ),
+            (
+                "tls://h/S?creds=/etc/my%20own.creds",
+                "tls://h:4222/S",
+                Login::Credentials("/etc/my own.creds".into()),
+            ),
         ] {
             let url: NatsUrl = text.parse().unwrap();
             assert_eq!(url.to_string(), shown);
@@ -198,6 +251,11 @@ mod tests {
             "nats://h/*",
             "nats://secret@h,,i/S",
             "redis://secret@h/S",
+            "nats://secret@h/S?creds=/a",
+            "nats://h/S?creds=",
+            "nats://h/S?creds",
+            "nats://h/S?",
+            "nats://h/S?password=secret",
         ] {
             let error = bad.parse::<NatsUrl>().unwrap_err();
             assert!(!error.contains("secret"), "{error}");

@@ -11,10 +11,11 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tipple_budget::{Cancelled, Gate};
 use tipple_tls::Socket;
 
+use super::credentials::Credentials;
 use super::headers;
 use super::url::{Login, NatsUrl};
 
@@ -63,6 +64,8 @@ pub(super) struct ServerInfo {
     pub(super) tls_required: bool,
     pub(super) tls_available: bool,
     pub(super) headers: bool,
+    /// What who has a key is to sign.
+    pub(super) nonce: String,
     /// Others of its cluster, as `host:port`.
     pub(super) connect_urls: Vec<String>,
 }
@@ -169,17 +172,12 @@ impl Connection {
                 "it has no headers: take 2.9 or later".into(),
             ));
         }
-        let (user, pass, token) = match &url.login {
-            Login::Nobody => (None, None, None),
-            Login::Token(token) => (None, None, Some(token)),
-            Login::User(user, password) => (Some(user), Some(password), None),
-        };
-        let hello = json!({
+        let mut hello = json!({
             "verbose": false, "pedantic": false, "tls_required": is_secure, "lang": "rust",
             "version": env!("CARGO_PKG_VERSION"), "name": "tipple", "protocol": 1,
             "headers": true, "no_responders": true,
-            "user": user, "pass": pass, "auth_token": token,
         });
+        connection.log_in(&url.login, &mut hello)?;
         connection.send(format!("CONNECT {hello}\r\nPING\r\n").as_bytes())?;
         // The answer to our own PING: -ERR comes before it.
         loop {
@@ -193,6 +191,26 @@ impl Connection {
         let subscribe = format!("SUB {}.a.* {ANSWERS}\r\n", connection.inbox);
         connection.send(subscribe.as_bytes())?;
         Ok(connection)
+    }
+
+    /// Fills in who connects.
+    fn log_in(&self, login: &Login, hello: &mut Value) -> Result<(), Trouble> {
+        match login {
+            Login::Nobody => {}
+            Login::Token(token) => hello["auth_token"] = json!(token),
+            Login::User(user, password) => {
+                hello["user"] = json!(user);
+                hello["pass"] = json!(password);
+            }
+            Login::Credentials(path) => {
+                let credentials = Credentials::read(path).map_err(Trouble::Refused)?;
+                let signed = credentials.sign(&self.info.nonce);
+                hello["sig"] = json!(signed.sig);
+                hello["jwt"] = json!(signed.jwt);
+                hello["nkey"] = json!(signed.nkey);
+            }
+        }
+        Ok(())
     }
 
     /// How long an answer may take.

@@ -1,13 +1,15 @@
 //! Streams of real NATS servers.
 
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tipple_flow::{Failure, Outcomes, Party, Stop};
 use tipple_stream::{
     Bound, Event, EventRef, Nats, Place, Stream, StreamOptions, StreamSink, StreamSource,
 };
-use tipple_testkit::{Nats as Server, NatsMessage, RawNats, wait_for};
+use tipple_testkit::{Nats as Server, NatsAccount, NatsMessage, RawNats, wait_for};
 
 use crate::harness::{Records, gate, plan, read_all, read_parts, record, write_all};
 
@@ -794,5 +796,70 @@ fn who_may_not_log_in_is_told_so() {
         let failed = Stream::look(&at(login)).unwrap_err().to_string();
         assert!(failed.contains("does not let tipple in"), "{failed}");
         assert!(!failed.contains("cre"), "{failed}");
+    }
+}
+
+#[test]
+fn who_has_a_key_logs_in_by_its_file() {
+    let account = NatsAccount::create();
+    let seed = &account.user().seed;
+    let with_seed = account.file("user.nk", &format!("# of the exporter\n{seed}\n"));
+    let with_jwt = account.credentials(seed);
+    let server = |config: &str, raw: Value| {
+        let server = Server::start(config);
+        let mut client = RawNats::connect_as(server.port(), raw);
+        client.create_stream("safe", json!({ "subjects": ["safe.>"] }));
+        client.store("safe.x", b"", b"");
+        server
+    };
+    let by_key = server(
+        &format!(
+            "authorization {{ users: [{{ user: joe, password: s }}, {{ nkey: {} }}] }}",
+            account.user().public
+        ),
+        json!({ "user": "joe", "pass": "s" }),
+    );
+    let by_jwt = server(&account.config(), json!({ "jwt": account.bearer() }));
+    let at = |server: &Server, file: &Path| {
+        let url = format!(
+            "nats://127.0.0.1:{}/safe?creds={}",
+            server.port(),
+            file.display()
+        );
+        Nats::at(url.parse().unwrap())
+    };
+    for (server, file) in [(&by_key, &with_seed), (&by_jwt, &with_jwt)] {
+        assert_eq!(Stream::look(&at(server, file)).unwrap().events, 1);
+        assert_eq!(at(server, file).streams().unwrap(), ["safe"]);
+    }
+
+    let other = NatsAccount::create();
+    let (strange, mixed) = (
+        other.credentials(&other.user().seed),
+        other.file(
+            "mixed.creds",
+            &fs::read_to_string(&with_jwt)
+                .unwrap()
+                .replace(seed, &other.user().seed),
+        ),
+    );
+    for (server, file) in [
+        (&by_key, &strange),
+        (&by_jwt, &strange),
+        (&by_jwt, &mixed),
+        (&by_jwt, &with_seed),
+    ] {
+        let failed = Stream::look(&at(server, file)).unwrap_err().to_string();
+        assert!(failed.contains("does not let tipple in"), "{failed}");
+    }
+    let none = account.file("none.creds", "hunter2\n");
+    let away = account.file("away", "").with_extension("creds");
+    for (file, why) in [(&none, "no seed of a user's key"), (&away, "No such file")] {
+        let failed = Stream::look(&at(&by_jwt, file)).unwrap_err().to_string();
+        assert!(
+            failed.contains(why) && failed.contains(file.to_str().unwrap()),
+            "{failed}"
+        );
+        assert!(!failed.contains("hunter2"), "{failed}");
     }
 }

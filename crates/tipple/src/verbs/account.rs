@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tipple_memcached::TlsOptions;
 use tipple_store::{Access, ObjectName, Store, StoreErrorKind, open_store};
-use tipple_stream::{Nats, NatsUrl};
+use tipple_stream::{Nats, NatsAccount, NatsUrl};
 
 use crate::endpoint::store_url;
 use crate::error::{CliError, Kind};
@@ -25,15 +25,15 @@ struct Streams {
     streams: Vec<String>,
 }
 
-/// The beginning of the URL of each stream, if `text` means all of an account.
-pub(super) fn of(text: &OsStr) -> Option<&str> {
+/// The account, if `text` means all streams of one.
+pub(super) fn of(text: &OsStr) -> Option<NatsAccount<'_>> {
     NatsUrl::of_account(text.to_str()?)
 }
 
 /// Dumps each stream by `dump`, which is given the stream's URL and its places. The streams are those that there were when
 /// it was given for the first time.
 pub(super) fn dump(
-    account: &str,
+    account: NatsAccount<'_>,
     stores: &[OsString],
     tls: Option<TlsOptions>,
     output: &Arc<Output>,
@@ -42,14 +42,14 @@ pub(super) fn dump(
     let streams = planned(account, stores, tls)?;
     each(&streams, "dumped", output, |name| {
         let places: Vec<_> = stores.iter().map(|store| inside(store, name)).collect();
-        dump(OsStr::new(&format!("{account}{name}")), &places)
+        dump(OsStr::new(&account.stream(name)), &places)
     })
 }
 
 /// Loads each stream by `load`, which is given its place and its URL.
 pub(super) fn load(
     place: &OsStr,
-    account: &str,
+    account: NatsAccount<'_>,
     output: &Arc<Output>,
     mut load: impl FnMut(&OsStr, &OsStr) -> Result<u8, CliError>,
 ) -> Result<u8, CliError> {
@@ -62,16 +62,13 @@ pub(super) fn load(
     })?;
     drop(store);
     each(&streams, "loaded", output, |name| {
-        load(
-            &inside(place, name),
-            OsStr::new(&format!("{account}{name}")),
-        )
+        load(&inside(place, name), OsStr::new(&account.stream(name)))
     })
 }
 
 /// What the first of the stores has that has any, in all of them; otherwise what there is now.
 fn planned(
-    account: &str,
+    account: NatsAccount<'_>,
     stores: &[OsString],
     tls: Option<TlsOptions>,
 ) -> Result<Vec<String>, CliError> {
@@ -91,7 +88,7 @@ fn planned(
         Some(streams) => streams,
         None => {
             // Any name does.
-            let any = format!("{account}all").parse::<NatsUrl>();
+            let any = account.stream("all").parse::<NatsUrl>();
             let url = any.map_err(CliError::usage)?;
             Nats::at(url.with_tls(tls.unwrap_or_default())).streams()?
         }

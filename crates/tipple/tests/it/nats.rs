@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tipple_testkit::{Certificate, Nats, RawNats, is_long, wait_for};
+use tipple_testkit::{Certificate, Nats, NatsAccount, RawNats, is_long, wait_for};
 
 use crate::support::Place;
 
@@ -423,8 +423,11 @@ fn a_stream_that_would_not_keep_what_is_loaded_is_refused() {
 
 #[test]
 fn all_streams_of_an_account_go_out_and_come_back() {
-    let (from, to) = (Nats::start(""), Nats::start(""));
-    let mut client = RawNats::connect(from.port());
+    // Logged in by a file, for each stream as for the list of them.
+    let account = NatsAccount::create();
+    let credentials = account.credentials(&account.user().seed);
+    let (from, to) = (Nats::start(&account.config()), Nats::start(""));
+    let mut client = RawNats::connect_as(from.port(), json!({ "jwt": account.bearer() }));
     for (at, name) in ["A", "B-2", "KV_c"].iter().enumerate() {
         client.create_stream(name, json!({ "subjects": [format!("{name}.>")] }));
         for _ in 0..=at {
@@ -433,16 +436,17 @@ fn all_streams_of_an_account_go_out_and_come_back() {
     }
     let place = Place::new();
     let url = |server: &Nats, stream: &str| format!("nats://127.0.0.1:{}/{stream}", server.port());
-    place.run(&["dump", &url(&from, "*"), "d", "e"]).ok();
+    let all = format!("{}?creds={}", url(&from, "*"), credentials.display());
+    place.run(&["dump", &all, "d", "e"]).ok();
     // A new stream is not of this dump: the same command does not begin it.
     client.create_stream("late", json!({ "subjects": ["late"] }));
-    let again = place.run(&["dump", &url(&from, "*"), "d", "e"]).ok();
+    let again = place.run(&["dump", &all, "d", "e"]).ok();
     assert!(
         again.stderr.contains("d/A and e/A: finished already"),
         "{}",
         again.stderr
     );
-    place.run(&["dump", &url(&from, "*"), "other"]).ok();
+    place.run(&["dump", &all, "other"]).ok();
     for name in ["A", "B-2", "KV_c"] {
         place.run(&["verify", &format!("d/{name}")]).ok();
         place.run(&["verify", &format!("e/{name}")]).ok();
@@ -467,7 +471,7 @@ fn all_streams_of_an_account_go_out_and_come_back() {
         "A1",
         json!({ "subjects": ["A1"], "retention": "workqueue" }),
     );
-    let dumped = place.run(&["dump", &url(&from, "*"), "f"]);
+    let dumped = place.run(&["dump", &all, "f"]);
     assert_eq!(dumped.exit, Some(2), "{}", dumped.stderr);
     assert!(
         dumped.stderr.contains("dumped 4 of 5 streams; not: A1"),
@@ -478,7 +482,7 @@ fn all_streams_of_an_account_go_out_and_come_back() {
     // Run again, it does what is left.
     client.must("STREAM.DELETE.A1", json!(null));
     client.create_stream("A1", json!({ "subjects": ["A1"] }));
-    place.run(&["dump", &url(&from, "*"), "f"]).ok();
+    place.run(&["dump", &all, "f"]).ok();
     place.run(&["verify", "f/A1"]).ok();
     for (args, words) in [
         (

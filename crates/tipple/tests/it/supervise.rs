@@ -279,22 +279,22 @@ fn writers(place: &Place) -> Vec<String> {
         .collect()
 }
 
-/// Whether the supervised command is there, and all of its processes are stopped.
+/// Whether the supervised command is there, and all of its processes are stopped. One may be in a `vfork` whose child was
+/// stopped before it began its program: then it can do nothing, and the system says `D`.
 fn are_stopped(place: &Place) -> bool {
     let out = place.path("out").to_str().unwrap().to_owned();
     let processes = fs::read_dir("/proc").unwrap().flatten();
-    let mut states = processes.filter_map(|process| {
+    let states = processes.filter_map(|process| {
         let line = fs::read_to_string(process.path().join("cmdline")).ok()?;
         let is_writer = line.split('\0').any(|arg| arg == out);
         let stat = fs::read_to_string(process.path().join("stat")).ok()?;
         is_writer.then(|| {
             stat.rsplit_once(") ")
-                .is_some_and(|(_, rest)| rest.starts_with('T'))
+                .map_or(' ', |(_, rest)| rest.chars().next().unwrap())
         })
     });
-    states
-        .next()
-        .is_some_and(|first| first && states.all(|stopped| stopped))
+    let states: Vec<char> = states.collect();
+    states.contains(&'T') && states.iter().all(|state| "TD".contains(*state))
 }
 
 #[cfg(feature = "failpoints")]

@@ -198,6 +198,9 @@ fn leader(servers: &[Server; 3], name: &str) -> usize {
     found.unwrap()
 }
 
+/// Of the cluster and of the stream, and each again when it does not come to a majority on a busy machine.
+const ELECTIONS: Duration = Duration::from_secs(170);
+
 #[test]
 fn a_cluster_that_loses_its_leader_is_read_and_loaded() {
     let mut servers = Server::start_cluster();
@@ -218,7 +221,7 @@ fn a_cluster_that_loses_its_leader_is_read_and_loaded() {
 
     // Only one of them is given; the others it tells of.
     let led = leader(&servers, "big");
-    let source = whole(stream(&servers[led], "big"));
+    let source = whole(stream(&servers[led], "big").with_patience(ELECTIONS));
     let parts = plan(&source);
     let (records, outcomes) = read_parts(&source, &parts, &gate(), |frame| {
         if frame == 3 {
@@ -233,7 +236,7 @@ fn a_cluster_that_loses_its_leader_is_read_and_loaded() {
     // All of them are given.
     let all = (servers.iter()).map(|server| format!("127.0.0.1:{}", server.port()));
     let all = all.collect::<Vec<_>>().join(",");
-    let nats = Nats::at(format!("nats://{all}/copy").parse().unwrap());
+    let nats = Nats::at(format!("nats://{all}/copy").parse().unwrap()).with_patience(ELECTIONS);
     let led = leader(&servers, "copy");
     let records = events(20_000);
     let loaded = write_all(&sink(nats), &records, &gate(), |frame| {
